@@ -1,0 +1,57 @@
+from collections.abc import Iterable
+from typing import Self
+
+from django.db import models
+from django.urls import reverse
+from django.utils.text import slugify
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models.user import User
+from accounts.roles import Role
+from portal.lib.ids import uuid7
+
+
+class OrganizationQuerySet(models.QuerySet["Organization"]):
+    def of(self, user: User) -> Self:
+        """The organizations that this person is a member of."""
+        return self.filter(memberships__user=user)
+
+
+class Organization(models.Model):
+    """A tenant. Every later object belongs to one."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(_("name"), max_length=80)
+    slug = models.SlugField(_("address"), max_length=48, unique=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = OrganizationQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        return reverse("overview", kwargs={"org": self.slug})
+
+    @classmethod
+    def free_slug(cls, name: str, taken: Iterable[str] | None = None) -> str:
+        """An unused address made of the name: `acme`, else `acme-2`, `acme-3`, …"""
+        base = slugify(name)[:40].strip("-") or "org"
+        used = set(
+            cls.objects.filter(slug__startswith=base).values_list("slug", flat=True)
+            if taken is None
+            else taken
+        )
+        if base not in used:
+            return base
+        number = 2
+        while f"{base}-{number}" in used:
+            number += 1
+        return f"{base}-{number}"
+
+    @classmethod
+    def found(cls, name: str, owner: User) -> "Organization":
+        """Make an organization with its first owner."""
+        organization = cls.objects.create(name=name, slug=cls.free_slug(name))
+        organization.memberships.create(user=owner, role=Role.OWNER)
+        return organization

@@ -1,0 +1,5 @@
+"""What it costs: so far, the facts of consumption."""
+
+from billing.models.usage import UsageEvent
+
+__all__ = ["UsageEvent"]

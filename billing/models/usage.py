@@ -1,0 +1,60 @@
+from typing import ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from accounts.tenancy import TenantQuerySet
+from billing.usage_record import Outcome, UsageSource
+
+
+class UsageEvent(models.Model):
+    """One request to the gateway, as it was metered. Rows are inserted once and never change.
+
+    The table is range-partitioned by `request_id`, a UUIDv7, which is ordered by time: the primary
+    key is the idempotency key and the partition key (see the first migration). It refers to keys
+    and instances by bare ids on purpose: a bill outlives what it was for.
+    """
+
+    request_id = models.UUIDField(_("request id"), primary_key=True)
+    organization = models.ForeignKey(
+        "accounts.Organization", on_delete=models.PROTECT, related_name="+", db_index=False
+    )
+    key_id = models.UUIDField()
+    instance_id = models.UUIDField()
+    replica_id = models.UUIDField()
+    model = models.CharField(_("model"), max_length=63)
+    endpoint = models.CharField(max_length=32)
+    stream = models.BooleanField()
+    prompt_tokens = models.BigIntegerField(_("input tokens"))
+    cached_tokens = models.BigIntegerField(_("cached tokens"))
+    completion_tokens = models.BigIntegerField(_("output tokens"))
+    reasoning_tokens = models.BigIntegerField(_("reasoning tokens"))
+    source = models.CharField(max_length=16, choices=[(s.value, s.value) for s in UsageSource])
+    outcome = models.CharField(max_length=16, choices=[(o.value, o.value) for o in Outcome])
+    status = models.SmallIntegerField(_("status"))
+    finish_reason = models.CharField(max_length=24, blank=True)
+    ttft_us = models.BigIntegerField(null=True)
+    duration_us = models.BigIntegerField()
+    admitted_at = models.DateTimeField(_("time"))
+    client_request_id = models.CharField(max_length=128, blank=True)
+
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        db_table = "billing_usage"
+        ordering: ClassVar = ["-request_id"]
+        indexes: ClassVar = [
+            models.Index(fields=["organization", "-request_id"], name="usage_by_organization")
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(cached_tokens__lte=models.F("prompt_tokens"))
+                & models.Q(reasoning_tokens__lte=models.F("completion_tokens"))
+                & models.Q(prompt_tokens__gte=0, cached_tokens__gte=0)
+                & models.Q(completion_tokens__gte=0, reasoning_tokens__gte=0),
+                name="usage_subsets_are_subsets",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return str(self.request_id)

@@ -1,0 +1,56 @@
+from django.db import models
+
+from accounts.tenancy import TenantQuerySet
+from inference.models.instance import Instance
+from portal.lib.ids import uuid7
+
+
+class Replica(models.Model):
+    """One engine process group serving an instance: what the reconciler asked a provisioner for.
+
+    The gateway sends requests to replicas in state `ready`, at `address`
+    (`unix:/path/engine.sock`, or `http://host:port` where a cluster gives one).
+    """
+
+    class State(models.TextChoices):
+        STARTING = "starting"
+        READY = "ready"
+        STOPPING = "stopping"
+        GONE = "gone"
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    organization = models.ForeignKey(
+        "accounts.Organization", on_delete=models.PROTECT, related_name="+"
+    )
+    instance = models.ForeignKey(Instance, on_delete=models.PROTECT, related_name="replicas")
+    generation = models.PositiveIntegerField()
+    provisioner = models.CharField(max_length=16, default="local")
+    handle = models.JSONField(null=True)  # what the provisioner needs to find it again
+    state = models.CharField(max_length=16, choices=State, default=State.STARTING)
+    address = models.CharField(max_length=255, blank=True)
+    engine_version = models.CharField(max_length=64, blank=True)
+    context_length = models.PositiveIntegerField(null=True)  # tokens, as the engine serves it
+    gpu_indices = models.JSONField(default=list)
+    # What the readiness probe consumed; the engine's counters have it, no tenant pays for it.
+    probe_prompt_tokens = models.PositiveIntegerField(default=0)
+    probe_completion_tokens = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    ready_at = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
+    end_reason = models.CharField(max_length=32, blank=True)
+    exit_code = models.IntegerField(null=True)
+
+    objects = TenantQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["instance", "generation"],
+                condition=~models.Q(state="gone"),
+                name="one_live_replica_per_generation",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.instance} · generation {self.generation}"

@@ -1,0 +1,7 @@
+from django.urls import include, path
+
+urlpatterns = [
+    path("o/<slug:org>/", include("inference.views.catalog_urls")),
+    path("o/<slug:org>/", include("inference.views.instance_urls")),
+    path("o/<slug:org>/", include("inference.playground.urls")),
+]

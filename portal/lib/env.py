@@ -1,0 +1,164 @@
+"""Everything Modelport reads from the environment, in one place, checked once.
+
+Django's settings and the processes that run without Django (gateway, node) read the same object,
+so that they can never disagree. A wrong value raises `EnvironmentProblem`: the process refuses to
+start and says which variable to mend.
+"""
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
+LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
+
+
+class EnvironmentProblem(Exception):
+    """A variable has a value that Modelport cannot run with; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The settings of one installation. All paths are absolute."""
+
+    home: Path
+    port: int
+    database_url: str  # empty: the embedded PostgreSQL of `modelport up`
+    redis_url: str  # empty: the embedded Redis of `modelport up`
+    debug: bool
+    public_url: str
+    allowed_hosts: tuple[str, ...]
+    email_url: str  # empty: console and the local outbox page
+    hf_endpoint: str
+    model_folders: tuple[Path, ...]
+    vllm_command: str  # empty: the installed environment's own launch command
+    torch_cpu_index: str
+
+    @property
+    def run_dir(self) -> Path:
+        """Where sockets live. The kernel wants their paths short; homes may not be."""
+        direct = self.home / "run"
+        if len(os.fsencode(direct)) + LONGEST_SOCKET_NAME < SOCKET_PATH_LIMIT:
+            return direct
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"modelport-{os.getuid()}-{digest}"
+
+    @property
+    def node_socket(self) -> Path:
+        return self.run_dir / "node.sock"
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.home / "journal"
+
+    @property
+    def embedded_postgres_dir(self) -> Path:
+        return self.home / "postgres"
+
+    @property
+    def embedded_redis_dir(self) -> Path:
+        return self.home / "redis"
+
+    @property
+    def embedded_redis_socket(self) -> Path:
+        return self.run_dir / "redis.sock"
+
+    @property
+    def database(self) -> str:
+        """A libpq URI of the database in use, embedded or not."""
+        if self.database_url:
+            return self.database_url
+        return f"postgresql://postgres@/modelport?host={self.run_dir}"
+
+    @property
+    def redis(self) -> str:
+        """A redis-py URL of the Redis in use, embedded or not."""
+        return self.redis_url or f"unix://{self.embedded_redis_socket}"
+
+    def secret(self, name: str) -> str:
+        """The secret of this name: the variable NAME, else made once and kept in home, 0600."""
+        given = os.environ.get(name.upper())
+        if given:
+            return given
+        path = self.home / "secrets" / name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Written aside and linked into place, so that two processes that start together agree
+        # on one secret and none ever reads half of it.
+        if not path.exists():
+            draft = path.with_name(f"{name}.{os.getpid()}")
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write(secrets.token_urlsafe(48))
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_text()
+
+
+def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
+    value = environ.get(name, "").strip().lower()
+    if not value:
+        return default
+    if value in {"1", "true", "yes", "on"}:
+        return True
+    if value in {"0", "false", "no", "off"}:
+        return False
+    raise EnvironmentProblem(f"{name} is {value!r}; write 1 or 0.")
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    value = environ.get("PORT") or "8000"
+    if not value.isdecimal() or not 0 < int(value) < 65536:
+        raise EnvironmentProblem(f"PORT is {value!r}; write a number from 1 to 65535.")
+    return int(value)
+
+
+def _url(environ: Mapping[str, str], name: str, schemes: tuple[str, ...], default: str = "") -> str:
+    value = environ.get(name, "").strip() or default
+    if value and value.split(":", 1)[0] not in schemes:
+        raise EnvironmentProblem(f"{name} must begin with one of {', '.join(schemes)}.")
+    return value
+
+
+def read(environ: Mapping[str, str]) -> Environment:
+    """Read and check the variables. Raises EnvironmentProblem."""
+    port = _port(environ)
+    public_url = _url(
+        environ, "MODELPORT_URL", ("http", "https"), f"http://localhost:{port}"
+    ).rstrip("/")
+    hosts = tuple(h.strip() for h in environ.get("ALLOWED_HOSTS", "").split(",") if h.strip())
+    folders = tuple(
+        Path(f).expanduser().resolve()
+        for f in environ.get("MODELPORT_MODELS", "").split(os.pathsep)
+        if f
+    )
+    return Environment(
+        home=Path(environ.get("MODELPORT_HOME") or "~/.modelport").expanduser().absolute(),
+        port=port,
+        database_url=_url(environ, "DATABASE_URL", ("postgresql", "postgres")),
+        redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),
+        debug=_flag(environ, "DEBUG", False),
+        public_url=public_url,
+        allowed_hosts=hosts,
+        email_url=environ.get("EMAIL_URL", ""),
+        hf_endpoint=_url(environ, "HF_ENDPOINT", ("http", "https"), "https://huggingface.co"),
+        model_folders=folders,
+        vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
+        torch_cpu_index=environ.get(
+            "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
+        ),
+    )
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """The environment of this process, read once."""
+    return read(os.environ)
