@@ -1,0 +1,1 @@
+"""Where engines run: one file per kind of place, all of the shape in `base`."""

@@ -1,0 +1,226 @@
+"""What the reconciler may ask of a place where engines run.
+
+All methods are synchronous, quick and idempotent: they set something going or look at it, and never
+wait for an engine. `observe` is how one learns what came of it. Places do not decide: a replica
+runs at most once, whatever becomes of it; starting again is a new replica.
+
+Errors, drawn by what the caller can do:
+
+    ProvisionerError
+    ├── Retryable      try the same again later
+    ├── Rejected       this will not do here as it stands: `reason` for programs, text for people
+    └── Unavailable    the place cannot be reached: nothing is known, so nothing may be re-created
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+import msgspec
+
+from inference.lifecycle import Stage
+
+
+class Reason(StrEnum):
+    """Why an engine does not run: the closed set."""
+
+    INSUFFICIENT_CAPACITY = "insufficient_capacity"
+    QUOTA_EXCEEDED = "quota_exceeded"
+    IMAGE_ERROR = "image_error"  # the engine's own environment cannot be had
+    BAD_ARGUMENTS = "bad_arguments"  # settings or a model that the engine refuses
+    OUT_OF_MEMORY = "out_of_memory"
+    LOAD_TIMEOUT = "load_timeout"
+    NODE_LOST = "node_lost"
+    PREEMPTED = "preempted"
+    TIME_LIMIT = "time_limit"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"  # ended because it was asked to
+    BACKEND_UNREACHABLE = "backend_unreachable"  # hub, registry or cluster does not answer
+
+
+class ProvisionerError(Exception):
+    retryable = False
+
+
+class Retryable(ProvisionerError):
+    retryable = True
+
+
+class Rejected(ProvisionerError):
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class Unavailable(ProvisionerError):
+    retryable = True
+
+
+class Spec(msgspec.Struct, kw_only=True, frozen=True):
+    """One replica: what should run. Never changes for a given `replica_id`."""
+
+    replica_id: str
+    instance_id: str
+    generation: int
+    engine: str  # "vllm"
+    model_source: str  # "bundled" | "local" | "hub"
+    model_id: str
+    model_revision: str  # the commit hash for "hub"
+    model_path: str = ""  # the folder, for "bundled" and "local"
+    served_model_name: str
+    settings: dict[str, bool | int | float | str] = {}
+    gpu_count: int = 0
+    hub_token: str = ""  # for gated models; kept in memory only, handed on by environment
+
+    def __repr__(self) -> str:  # the token must not reach a traceback or a log
+        return f"Spec({self.replica_id!r}, {self.engine!r}, {self.model_id!r})"
+
+
+class Handle(msgspec.Struct, kw_only=True, frozen=True):
+    """What finds a replica again; kept as JSON in `Replica.handle` (msgspec.to_builtins)."""
+
+    provisioner: str
+    replica_id: str
+    instance_id: str
+    generation: int
+    data: dict[str, str] = {}  # the place's own: a job number, a pod's name
+
+
+class Phase(StrEnum):
+    PROVISIONING = "provisioning"  # stages queued, installing_engine, downloading
+    LOADING = "loading"  # a process is up: stages starting, loading, warming
+    READY = "ready"  # a real generation succeeded
+    DEGRADED = "degraded"  # was ready, the process is up and does not answer
+    STOPPING = "stopping"
+    EXITED = "exited"  # will not run again; logs are still there
+    GONE = "gone"  # not known here (any more)
+
+
+class Progress(msgspec.Struct, frozen=True):
+    done: int
+    total: int | None  # None: not known yet
+    unit: str  # "bytes" | "packages"
+
+
+class ProbeUsage(msgspec.Struct, frozen=True):
+    """What readiness probes have consumed: in the engine's counters, on nobody's bill."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    requests: int = 1
+
+
+class Observed(msgspec.Struct, kw_only=True, frozen=True):
+    phase: Phase
+    generation: int = 0
+    stage: Stage = Stage.NONE
+    message: str = ""  # a sentence for people
+    progress: Progress | None = None
+    address: str = ""  # "unix:/path/engine.sock" or "http://host:port"; read anew each time
+    pid: int | None = None
+    exit_code: int | None = None  # negative: the signal that ended it
+    reason: Reason | None = None  # set when exited
+    log_tail: list[str] = []  # the last lines, when exited
+    probe: ProbeUsage | None = None
+    engine_version: str = ""
+    context_length: int | None = None  # tokens, as the engine serves it
+    gpu_indices: list[int] = []
+    started_at: datetime | None = None  # UTC, the process's start
+    ready_at: datetime | None = None
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    index: int
+    name: str
+    memory_bytes: int
+    replica_id: str = ""  # who holds it; empty: free
+
+
+class EngineStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """An engine's environment at a place."""
+
+    name: str
+    variant: str  # "cpu" | "cuda"
+    version: str
+    installed: bool
+    message: str = ""
+    progress: Progress | None = None
+
+
+class NodeStatus(msgspec.Struct, kw_only=True, frozen=True):
+    """A machine. Sizes in bytes."""
+
+    name: str
+    cpu_count: int
+    memory_bytes: int
+    memory_free_bytes: int
+    disk_free_bytes: int
+    gpus: list[Gpu] = []
+
+
+class Health(msgspec.Struct, kw_only=True, frozen=True):
+    ok: bool
+    message: str = ""
+    nodes: list[NodeStatus] = []
+    engines: list[EngineStatus] = []
+
+
+class Offer(msgspec.Struct, kw_only=True, frozen=True):
+    """One way in which a spec could run here now."""
+
+    node: str
+    variant: str  # "cpu" | "cuda"
+    gpu_type: str = ""
+    gpu_count: int = 0
+    memory_bytes: int = 0  # of the GPUs, else of the machine: what the engine may take
+    message: str = ""
+
+
+class Event(msgspec.Struct, frozen=True):
+    at: datetime
+    reason: str
+    message: str
+
+
+class LogChunk(msgspec.Struct, frozen=True):
+    """Text of an engine's log. `next_offset` asks for what follows; old text is dropped in time."""
+
+    text: str
+    next_offset: int
+
+
+class Provisioner(Protocol):
+    """Every method may raise Unavailable."""
+
+    name: str
+
+    def check(self) -> Health: ...
+
+    def offers(self, spec: Spec) -> list[Offer]:
+        """Ways to run it now; none when there is no room."""
+        ...
+
+    def ensure(self, spec: Spec, handle: Handle | None = None) -> Handle:
+        """See to it that the replica is on its way or up. Raises Rejected, Retryable."""
+        ...
+
+    def observe(self, handle: Handle) -> Observed: ...
+
+    def stop(self, handle: Handle, grace: float = 30.0) -> None:
+        """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        ...
+
+    def delete(self, handle: Handle) -> None:
+        """Begin to remove process, socket and files; `observe` says GONE when all is gone."""
+        ...
+
+    def logs(self, handle: Handle, *, offset: int | None = None, limit: int = 65536) -> LogChunk:
+        """At most `limit` bytes from `offset`; without an offset, the end."""
+        ...
+
+    def events(self, handle: Handle) -> list[Event]: ...
+
+    def list(self) -> list[Handle]:
+        """All replicas this place knows, so that forgotten ones can be removed."""
+        ...
