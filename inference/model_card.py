@@ -1,0 +1,325 @@
+"""What a model's own files say of it. PURE: text in, a card out; nothing of a model is ever run.
+
+The files are strangers' work: a value of the wrong type or size is read as "not said".
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
+
+# What the downloader fetches: weights without code in them, settings and tokenizers.
+FETCHED_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+
+# config.json's names for the context length, as vLLM looks for them (ModelConfig).
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "seq_length",
+    "model_max_length",
+    "max_target_positions",
+    "max_sequence_length",
+    "max_seq_length",
+    "seq_len",
+)
+# https://huggingface.co/docs/safetensors: names of number formats in a header → PyTorch's.
+HEADER_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I8": "int8",
+    "U8": "uint8",
+}
+REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+
+
+class Refusal(StrEnum):
+    """Why a model cannot run here, whatever the hardware."""
+
+    NO_CONFIG = "no_config"  # not a model that transformers describes
+    NO_WEIGHTS = "no_weights"
+    PICKLE_ONLY = "pickle_only"
+    GGUF_ONLY = "gguf_only"
+    NEEDS_CODE = "needs_code"
+    BAD_WEIGHTS = "bad_weights"  # a safetensors file that is none
+    NEEDS_TOKEN = "needs_token"  # noqa: S105 - gated, and the organization has no hub token
+    NOT_ACCEPTED = "not_accepted"  # gated, and the token's owner may not read it
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """The numbers that decide how much memory a token of context takes."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    # Multi-head latent attention (DeepSeek): numbers kept per token and layer; 0 without it.
+    latent_dim: int = 0
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    path: str
+    size_bytes: int
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.path).suffix.lower()
+
+    @property
+    def fetched(self) -> bool:
+        """Whether the downloader takes it; code and pickles stay where they are."""
+        return self.suffix in FETCHED_SUFFIXES
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """A model as its page shows it. Sizes in bytes, lengths in tokens; None: not said."""
+
+    source: str  # "bundled" | "local" | "hub"
+    model_id: str
+    revision: str = ""  # commit hash, or a hash of the folder
+    architecture: str = ""
+    model_type: str = ""
+    parameters: int | None = None
+    dtype: str = ""
+    quantization: str = ""
+    context_length: int | None = None
+    shape: Shape | None = None
+    licence: str = ""
+    gated: bool = False
+    pipeline_tag: str = ""
+    chat_template: bool = False
+    weight_bytes: int = 0
+    files: list[ModelFile] = []
+    downloads: int | None = None
+    refusal: Refusal | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model_id.rsplit("/", 1)[-1]
+
+    @property
+    def owner(self) -> str:
+        owner, slash, _ = self.model_id.rpartition("/")
+        return owner if slash else ""
+
+    @property
+    def size_bytes(self) -> int:
+        """What a download moves."""
+        return sum(file.size_bytes for file in self.files if file.fetched) or self.weight_bytes
+
+
+class Reference(msgspec.Struct, frozen=True):
+    """A model of the hub as somebody named it; an empty revision is the newest."""
+
+    model_id: str
+    revision: str = ""
+
+
+class NotAModelAddress(ValueError):
+    """An address was given that leads to no model of the hub."""
+
+
+def parse_reference(text: str, endpoint: str = "") -> Reference | None:
+    """The model that a pasted address or id names; None when the text reads as words to search.
+
+    Raises NotAModelAddress for addresses of other things or other places.
+    """
+    text = text.strip()
+    host, slash, _ = text.partition("/")
+    if "://" in text:
+        return _from_url(text, endpoint)
+    if slash and host.lower() in HUB_HOSTS:
+        return _from_url(f"https://{text}", endpoint)
+    if slash and REPOSITORY_ID.fullmatch(text):
+        return Reference(text)
+    return None
+
+
+def _from_url(url: str, endpoint: str) -> Reference:
+    parts = urlsplit(url)
+    base = urlsplit(endpoint)
+    segments = [unquote(segment) for segment in parts.path.split("/") if segment]
+    if parts.netloc and parts.netloc == base.netloc:
+        prefix = [segment for segment in base.path.split("/") if segment]
+        if segments[: len(prefix)] == prefix:
+            segments = segments[len(prefix) :]
+    elif parts.scheme not in {"http", "https"} or (parts.hostname or "") not in HUB_HOSTS:
+        raise NotAModelAddress(url)
+    if segments[:1] == ["models"]:
+        segments = segments[1:]
+    model_id = "/".join(segments[:2])
+    if len(segments) < 2 or segments[0] in {"datasets", "spaces", "docs", "papers", "collections"}:
+        raise NotAModelAddress(url)
+    if not REPOSITORY_ID.fullmatch(model_id):
+        raise NotAModelAddress(url)
+    at_revision = len(segments) > 3 and segments[2] in {"tree", "blob", "resolve", "commit"}
+    return Reference(model_id, segments[3] if at_revision else "")
+
+
+def read_json(text: str | bytes) -> dict[str, Any]:
+    """The object in a model's JSON file; empty when it holds anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_card(
+    card: ModelCard,
+    *,
+    config: Mapping[str, Any],
+    tokenizer_config: Mapping[str, Any],
+    tensors: Mapping[str, int],
+) -> ModelCard:
+    """The card, completed from config.json, tokenizer_config.json and the safetensors' headers.
+
+    `tensors` counts parameters by number format (`{"BF16": 8030261248}`). A refusal that the card
+    brings stays.
+    """
+    text = text_config(config)
+    return msgspec.structs.replace(
+        card,
+        architecture=_first_name(config.get("architectures")),
+        model_type=_name(config.get("model_type")),
+        parameters=sum(tensors.values()) or card.parameters,
+        dtype=_dtype(config, text, tensors),
+        quantization=_quantization(config, text),
+        context_length=context_length(config) if config else None,
+        shape=read_shape(text),
+        chat_template=card.chat_template or _has_template(tokenizer_config, card.files),
+        weight_bytes=sum(file.size_bytes for file in weight_files(card.files)),
+        refusal=card.refusal or _refusal(config, tokenizer_config, card.files),
+    )
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a configuration that may also describe eyes and ears."""
+    for key in ("text_config", "llm_config", "language_config"):
+        nested = config.get(key)
+        if isinstance(nested, Mapping) and _whole(nested, "num_hidden_layers", "n_layer"):
+            return nested
+    return config
+
+
+def read_shape(text: Mapping[str, Any]) -> Shape | None:
+    """Layers and heads. The names are transformers', GPT-2's `n_*` among them."""
+    layers = _whole(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    heads = _whole(text, "num_attention_heads", "n_head", "n_heads")
+    hidden = _whole(text, "hidden_size", "n_embd", "d_model")
+    head_dim = _whole(text, "head_dim") or (hidden // heads if hidden and heads else None)
+    if not layers or not heads or not head_dim:
+        return None
+    latent = _whole(text, "kv_lora_rank")
+    return Shape(
+        layers=layers,
+        heads=heads,
+        kv_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
+        head_dim=head_dim,
+        latent_dim=latent + (_whole(text, "qk_rope_head_dim") or 0) if latent else 0,
+    )
+
+
+def context_length(config: Mapping[str, Any]) -> int:
+    """The longest context that vLLM derives from config.json (`_get_and_verify_max_len`)."""
+    text = text_config(config)
+    lengths = [length for key in CONTEXT_KEYS if (length := _whole(text, key))]
+    length = min(lengths, default=SMALLEST_DEFAULT_CONTEXT)
+    if "gemma3" in _name(config.get("model_type")):
+        return length  # its figure is already scaled
+    for rope in _ropes(text):
+        kind = _name(rope.get("rope_type") or rope.get("type"))
+        if kind in {"su", "longrope", "llama3"}:
+            continue  # their max_position_embeddings is already scaled
+        if kind == "yarn":
+            length = _whole(rope, "original_max_position_embeddings") or length
+        factor = rope.get("factor")
+        if isinstance(factor, int | float) and not isinstance(factor, bool) and 1 <= factor < 1e4:
+            return int(length * factor)
+    return length
+
+
+def _ropes(text: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """`rope_scaling`, or transformers 5's `rope_parameters`, which may be one per layer type."""
+    rope = text.get("rope_parameters") or text.get("rope_scaling")
+    if not isinstance(rope, Mapping):
+        return []
+    nested = [value for value in rope.values() if isinstance(value, Mapping)]
+    return nested or [rope]
+
+
+def weight_files(files: Iterable[ModelFile]) -> list[ModelFile]:
+    """The safetensors that an engine loads: those of the top folder, each weight once.
+
+    Mistral ships the same weights a second time as `consolidated.safetensors`.
+    """
+    top = [file for file in files if file.suffix == ".safetensors" and "/" not in file.path]
+    named = [file for file in top if file.path.startswith("model")]
+    return named or [file for file in top if not file.path.startswith("consolidated")] or top
+
+
+def _refusal(
+    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], files: list[ModelFile]
+) -> Refusal | None:
+    suffixes = {file.suffix for file in files}
+    if not weight_files(files):
+        if ".gguf" in suffixes:
+            return Refusal.GGUF_ONLY
+        return Refusal.PICKLE_ONLY if suffixes & PICKLE_SUFFIXES else Refusal.NO_WEIGHTS
+    # With auto_map, transformers would load the repository's own Python for the model or tokenizer.
+    if config.get("auto_map") or tokenizer_config.get("auto_map"):
+        return Refusal.NEEDS_CODE
+    return None if _first_name(config.get("architectures")) else Refusal.NO_CONFIG
+
+
+def _dtype(config: Mapping[str, Any], text: Mapping[str, Any], tensors: Mapping[str, int]) -> str:
+    for place in (text, config):
+        said = _name(place.get("dtype") or place.get("torch_dtype"))
+        if said:
+            return said.removeprefix("torch.")
+    most = max(tensors, key=lambda kind: tensors[kind], default="")
+    return HEADER_DTYPES.get(most, most.lower())
+
+
+def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    for place in (config, text):
+        said = place.get("quantization_config") or place.get("compression_config")
+        if isinstance(said, Mapping):
+            return _name(said.get("quant_method")) or "unknown"
+    return ""
+
+
+def _has_template(tokenizer_config: Mapping[str, Any], files: list[ModelFile]) -> bool:
+    if tokenizer_config.get("chat_template"):
+        return True
+    return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
+
+
+def _whole(values: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these that is a positive whole number of a credible size."""
+    for name in names:
+        value = values.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40:
+            return value
+    return None
+
+
+def _name(value: object) -> str:
+    return value[:120] if isinstance(value, str) else ""
+
+
+def _first_name(values: object) -> str:
+    return _name(values[0]) if isinstance(values, list) and values else ""
