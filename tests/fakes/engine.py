@@ -2,9 +2,9 @@
 
     python -m tests.fakes.engine --model DIR --served-model-name NAME --uds PATH
 
-(or --host and --port). Other flags of vLLM are accepted; the ones that change the wire are obeyed (--max-model-len,
---enable-force-include-usage, --enable-prompt-tokens-details, --enable-request-id-headers,
---runner pooling, --api-key or VLLM_API_KEY).
+(or --host and --port). Other flags of vLLM are accepted; the ones that change the wire are obeyed:
+--max-model-len, --enable-force-include-usage, --enable-prompt-tokens-details,
+--enable-request-id-headers, --runner pooling, --api-key or VLLM_API_KEY.
 
 Tokenizer  a token is a word with the white space before it: re.findall(r"\\s*\\S+|\\s+").
 Prompt     a chat is rendered as "role: content\\n" per message and "assistant:" at the end; parts

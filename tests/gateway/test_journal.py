@@ -16,7 +16,7 @@ from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, Usage
 from inference.gateway import journal
 from inference.gateway.journal import Journal, JournalProblem
 
-FIXED = dict(organization_id=b"o" * 16, key_id=b"k" * 16, instance_id=b"i" * 16)
+FIXED = {"organization_id": b"o" * 16, "key_id": b"k" * 16, "instance_id": b"i" * 16}
 
 
 def admit(number: int) -> Admit:
@@ -75,9 +75,7 @@ async def test_a_final_is_on_disk_before_its_callback_runs(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), order.append("synced")))
     log = Journal(tmp_path, asyncio.get_running_loop())
     log.admit(admit(1))
-    log.final(final(1), lambda ok: order.append(ok))
-    while len(order) < 2:
-        await asyncio.sleep(0.001)
+    order.append(await finish(log, 1))
     assert order == ["synced", True]
     log.close()
 
