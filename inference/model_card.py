@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from inference.node.weights import CONFIGS, allowed
+
 SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
 
-# What the downloader fetches: weights without code in them, settings and tokenizers.
-FETCHED_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 
 # config.json's names for the context length, as vLLM looks for them (ModelConfig).
@@ -81,7 +81,7 @@ class ModelFile(msgspec.Struct, frozen=True):
     @property
     def fetched(self) -> bool:
         """Whether the downloader takes it; code and pickles stay where they are."""
-        return self.suffix in FETCHED_SUFFIXES
+        return allowed(self.path)
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,15 +181,15 @@ def read_json(text: str | bytes) -> dict[str, Any]:
 def read_card(
     card: ModelCard,
     *,
-    config: Mapping[str, Any],
-    tokenizer_config: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
     tensors: Mapping[str, int],
 ) -> ModelCard:
-    """The card, completed from config.json, tokenizer_config.json and the safetensors' headers.
+    """The card, completed from its JSON files (those of CONFIGS) and the safetensors' headers.
 
     `tensors` counts parameters by number format (`{"BF16": 8030261248}`). A refusal that the card
     brings stays.
     """
+    config = configs.get("config.json", {})
     text = text_config(config)
     return msgspec.structs.replace(
         card,
@@ -200,9 +200,9 @@ def read_card(
         quantization=_quantization(config, text),
         context_length=context_length(config) if config else None,
         shape=read_shape(text),
-        chat_template=card.chat_template or _has_template(tokenizer_config, card.files),
+        chat_template=card.chat_template or _has_template(configs, card.files),
         weight_bytes=sum(file.size_bytes for file in weight_files(card.files)),
-        refusal=card.refusal or _refusal(config, tokenizer_config, card.files),
+        refusal=card.refusal or _refusal(configs, card.files),
     )
 
 
@@ -271,18 +271,17 @@ def weight_files(files: Iterable[ModelFile]) -> list[ModelFile]:
     return named or [file for file in top if not file.path.startswith("consolidated")] or top
 
 
-def _refusal(
-    config: Mapping[str, Any], tokenizer_config: Mapping[str, Any], files: list[ModelFile]
-) -> Refusal | None:
+def _refusal(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> Refusal | None:
     suffixes = {file.suffix for file in files}
     if not weight_files(files):
         if ".gguf" in suffixes:
             return Refusal.GGUF_ONLY
         return Refusal.PICKLE_ONLY if suffixes & PICKLE_SUFFIXES else Refusal.NO_WEIGHTS
     # With auto_map, transformers would load the repository's own Python for the model or tokenizer.
-    if config.get("auto_map") or tokenizer_config.get("auto_map"):
+    if any(configs.get(name, {}).get("auto_map") for name in CONFIGS):
         return Refusal.NEEDS_CODE
-    return None if _first_name(config.get("architectures")) else Refusal.NO_CONFIG
+    named = _first_name(configs.get("config.json", {}).get("architectures"))
+    return None if named else Refusal.NO_CONFIG
 
 
 def _dtype(config: Mapping[str, Any], text: Mapping[str, Any], tensors: Mapping[str, int]) -> str:
@@ -302,8 +301,8 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
     return ""
 
 
-def _has_template(tokenizer_config: Mapping[str, Any], files: list[ModelFile]) -> bool:
-    if tokenizer_config.get("chat_template"):
+def _has_template(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> bool:
+    if configs.get("tokenizer_config.json", {}).get("chat_template"):
         return True
     return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
 

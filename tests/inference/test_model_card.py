@@ -44,8 +44,10 @@ def card_of(
     files = [ModelFile(name, 1000) for name in names]
     return read_card(
         ModelCard(source="hub", model_id="acme/model", files=files),
-        config=LLAMA if config is None else config,
-        tokenizer_config=tokenizer_config or {},
+        configs={
+            "config.json": LLAMA if config is None else config,
+            "tokenizer_config.json": tokenizer_config or {},
+        },
         tensors=tensors or {},
     )
 
@@ -160,7 +162,7 @@ def test_safetensors_without_a_configuration_are_refused() -> None:
 
 def test_a_refusal_that_is_known_already_stays() -> None:
     card = ModelCard(source="hub", model_id="a/b", refusal=Refusal.NEEDS_TOKEN)
-    read = read_card(card, config={}, tokenizer_config={}, tensors={})
+    read = read_card(card, configs={}, tensors={})
     assert read.refusal is Refusal.NEEDS_TOKEN
 
 
