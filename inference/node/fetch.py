@@ -116,9 +116,16 @@ def _stored(folder: Path, blobs: list[str]) -> int:
     """Bytes of these blobs that are on the disk, whole or in part."""
     stored = 0
     for blob in blobs:
-        sizes = [path.stat().st_size for path in (folder / "blobs").glob(f"{blob}*")]
+        sizes = [_size(path) for path in (folder / "blobs").glob(f"{blob}*")]
         stored += max(sizes, default=0)
     return stored
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a finished part was renamed meanwhile
+        return 0
 
 
 def _check_space(missing: int, cache: Path) -> None:

@@ -1,0 +1,108 @@
+"""What the supervisor remembers of a replica across its own restarts: `state.json`, 0600."""
+
+import os
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from inference.engines.base import Variant
+from inference.lifecycle import Stage
+from inference.node.processes import Identity
+from inference.provisioners.base import (
+    Event,
+    Handle,
+    Observed,
+    Phase,
+    ProbeUsage,
+    Progress,
+    Reason,
+    Spec,
+)
+
+EVENTS_KEPT = 100
+
+
+class Wish(StrEnum):
+    RUN = "run"
+    STOP = "stop"
+    DELETE = "delete"
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """The spec is kept without its hub token, which is never written down."""
+
+    spec: Spec
+    variant: Variant
+    gpu_indices: list[int]
+    memory_bytes: int  # reserved until it is ready and the system's own count has it
+    wanted_token: bool = False
+    wish: Wish = Wish.RUN
+    grace: float = 0.0  # seconds
+    phase: Phase = Phase.PROVISIONING
+    stage: Stage = Stage.QUEUED
+    message: str = ""
+    progress: Progress | None = None
+    weights: str = ""  # the folder, once it is on this machine
+    scratch: str = ""  # the engine's TMPDIR
+    launching: bool = False  # between the decision to start and knowing the process
+    shim: Identity | None = None
+    started_at: datetime | None = None
+    ready_at: datetime | None = None
+    engine_version: str = ""
+    context_length: int | None = None
+    probe: ProbeUsage | None = None
+    exit_code: int | None = None
+    reason: Reason | None = None
+    log_tail: list[str] = []
+    events: list[Event] = []
+
+    def move(self, phase: Phase, stage: Stage, message: str) -> None:
+        """Enter a phase and stage, with the sentence for people; a new one is an event."""
+        if (phase, stage) != (self.phase, self.stage) or not self.events:
+            self.events.append(Event(datetime.now(UTC), stage or phase, message))
+            del self.events[:-EVENTS_KEPT]
+        self.phase, self.stage, self.message, self.progress = phase, stage, message, None
+
+    def handle(self) -> Handle:
+        spec = self.spec
+        return Handle(
+            provisioner="local",
+            replica_id=spec.replica_id,
+            instance_id=spec.instance_id,
+            generation=spec.generation,
+        )
+
+    def observed(self, address: str) -> Observed:
+        up = self.phase in {Phase.READY, Phase.DEGRADED}
+        return Observed(
+            phase=self.phase,
+            generation=self.spec.generation,
+            stage=self.stage,
+            message=self.message,
+            progress=self.progress,
+            address=address if up else "",
+            pid=self.shim.pid if self.shim else None,
+            exit_code=self.exit_code,
+            reason=self.reason,
+            log_tail=self.log_tail,
+            probe=self.probe,
+            engine_version=self.engine_version,
+            context_length=self.context_length,
+            gpu_indices=self.gpu_indices,
+            started_at=self.started_at,
+            ready_at=self.ready_at,
+        )
+
+    def save(self, folder: Path) -> None:
+        draft = folder / "state.json.new"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(msgspec.json.encode(self))
+        draft.replace(folder / "state.json")
+
+
+def load(folder: Path) -> Record:
+    """Raises FileNotFoundError, msgspec.DecodeError (msgspec.ValidationError is one)."""
+    return msgspec.json.decode((folder / "state.json").read_bytes(), type=Record)

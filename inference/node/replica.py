@@ -1,0 +1,496 @@
+"""The life of one replica on this machine, from the wish to run it to its last file.
+
+One task drives it (`_live`, or `_end` once it is to end); the record is saved at each change, so
+that a restarted supervisor goes on from there. What may fail is raised as `Failure` and becomes
+the phase `exited`: a replica runs at most once.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import httpx2
+import structlog
+
+from inference import doctor
+from inference.engines import ENGINES
+from inference.engines.base import Launch, Variant
+from inference.lifecycle import Stage
+from inference.node import fetch, logs, processes, shim, weights
+from inference.node.client import EngineClient, ProbeRefused
+from inference.node.environments import InstallProblem
+from inference.node.record import Record, Wish
+from inference.provisioners.base import (
+    Observed,
+    Phase,
+    ProbeUsage,
+    Progress,
+    Reason,
+    Rejected,
+)
+from portal.lib.env import Environment
+
+LOAD_TIMEOUT = 1800.0  # seconds from the start of the process until the first generation
+LOOK_WHILE_LOADING = 0.25  # seconds
+LOOK_WHEN_READY = 5.0
+MISSES_ALLOWED = 3  # unanswered health checks before it counts as degraded
+PROBES_REFUSED = 5  # answers that are no generation before we give up
+LAST_SIGNAL = 5.0  # seconds for the kernel to end what was killed
+DELETE_GRACE = 5.0
+
+PASSED_ON = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "CUDA_HOME"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Failure(Exception):
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class Host(Protocol):
+    """What a replica needs of its supervisor."""
+
+    env: Environment
+
+    async def engine_python(self, replica: "Replica", variant: Variant) -> str:
+        """The interpreter of the engine's environment, installed if need be. Raises
+        InstallProblem."""
+        ...
+
+    def admit(self, replica: "Replica", weight_bytes: int) -> None:
+        """Reserve what it needs now that its weights are known. Raises Rejected."""
+        ...
+
+    def forget(self, replica: "Replica") -> None:
+        """It is gone."""
+        ...
+
+
+class Replica:
+    def __init__(self, host: Host, record: Record, hub_token: str = "") -> None:
+        self.host, self.record, self.hub_token = host, record, hub_token
+        self.id = record.spec.replica_id
+        self.folder = host.env.home / "instances" / self.id
+        self.socket_folder = host.env.run_dir / "instances" / self.id
+        self.socket = self.socket_folder / "engine.sock"
+        self.engine = ENGINES[record.spec.engine]
+        self.misses = 0
+        self.refusals = 0
+        self.log_offset = 0
+        self.ended = asyncio.Event()  # the process, as the kernel tells
+        self.task: asyncio.Task[None] | None = None
+        self.child: subprocess.Popen[bytes] | None = None  # kept to be reaped; None if adopted
+
+    # What the supervisor calls
+
+    def start(self) -> None:
+        """Begin, or go on after a restart of the supervisor."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.record.wish is not Wish.RUN:
+            self._drive(self._end())
+        elif self.record.phase is not Phase.EXITED:
+            self._drive(self._live())
+        self._save()
+
+    def end(self, wish: Wish, grace: float, reason: Reason, message: str) -> None:
+        """Begin to end it. Deleting overrides stopping; neither is taken back."""
+        record = self.record
+        if wish is record.wish or record.wish is Wish.DELETE:
+            return
+        record.wish, record.grace = wish, grace
+        if record.phase is not Phase.EXITED:
+            record.reason = reason
+            record.move(Phase.STOPPING, Stage.NONE, message)
+        self._save()
+        self._drive(self._end())
+
+    def observed(self) -> Observed:
+        return self.record.observed(f"unix:{self.socket}")
+
+    async def let_go(self) -> None:
+        """The supervisor leaves; the engine stays."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Until the task now driving it is done."""
+        if self.task is not None:
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    # Driving
+
+    def _drive(self, life: Coroutine[None, None, None]) -> None:
+        former = self.task
+
+        async def take_over() -> None:
+            if former is not None:
+                former.cancel()
+                await asyncio.gather(former, return_exceptions=True)
+            await life
+
+        self.task = asyncio.create_task(take_over(), name=f"replica {self.id}")
+        self.task.add_done_callback(self._done)
+
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        if task.cancelled():
+            return
+        if error := task.exception():
+            # A defect of ours: it must not leave an engine running that nobody drives.
+            log.error("replica.defect", replica_id=self.id, exc_info=error)
+            if self.record.phase is not Phase.EXITED and self.record.wish is Wish.RUN:
+                self.end(Wish.STOP, 0, Reason.CRASHED, "The supervisor failed; see its log.")
+
+    async def _live(self) -> None:
+        try:
+            if self._process() is None:
+                await self._prepare()
+                await self._launch()
+            await self._follow()
+        except Failure as failure:
+            await self._kill(grace=0)
+            self._exited(failure.reason, failure.message)
+
+    async def _end(self) -> None:
+        record = self.record
+        self._process()
+        await self._kill(record.grace)
+        if record.phase is not Phase.EXITED:
+            self._exited(record.reason or Reason.CANCELLED, "Stopped.")
+        if record.wish is Wish.DELETE:
+            self._tidy()
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.host.forget(self)
+
+    # Before there is a process
+
+    async def _prepare(self) -> None:
+        record = self.record
+        if record.wanted_token and not self.hub_token and not record.weights:
+            raise Failure(
+                Reason.NODE_LOST,
+                "The supervisor was restarted before the weights were fetched; try again.",
+            )
+        if not self.host.env.vllm_command:
+            self._move(Phase.PROVISIONING, Stage.INSTALLING_ENGINE, "Installing the engine.")
+            try:
+                await self.host.engine_python(self, record.variant)
+            except InstallProblem as problem:
+                raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
+        try:
+            weight_bytes = await self._have_weights()
+            self.host.admit(self, weight_bytes)
+        except (weights.WeightsProblem, Rejected) as problem:
+            raise Failure(problem.reason, problem.message) from problem
+
+    async def _have_weights(self) -> int:
+        """Bytes of the weights, which are on this machine then. Raises WeightsProblem."""
+        record = self.record
+        if record.spec.model_source == "hub":
+            self._move(Phase.PROVISIONING, Stage.DOWNLOADING, "Downloading the model.")
+            record.weights = await self._fetch()
+            self.hub_token = ""
+        else:
+            record.weights = record.spec.model_path
+        return await asyncio.to_thread(weights.check_folder, Path(record.weights))
+
+    async def _fetch(self) -> str:
+        spec, env = self.record.spec, self.host.env
+        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        variables |= {name: v for name, v in os.environ.items() if name.lower().endswith("_proxy")}
+        variables |= {"HF_ENDPOINT": env.hf_endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        variables |= {"HF_HOME": str(env.home / "cache" / "hub"), "PYTHONPATH": _our_root()}
+        if self.hub_token:
+            variables["HF_TOKEN"] = self.hub_token
+        fetcher = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", fetch.__name__, spec.model_id, spec.model_revision),
+            str(env.home / "models"),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,  # progress bars; what matters is said on stdout
+            env=variables,
+        )
+        try:
+            return await self._hear(fetcher)
+        finally:
+            if fetcher.returncode is None:
+                fetcher.kill()
+                await fetcher.wait()
+
+    async def _hear(self, fetcher: asyncio.subprocess.Process) -> str:
+        assert fetcher.stdout is not None  # noqa: S101  - asked for above
+        async for line in fetcher.stdout:
+            said = json.loads(line)
+            if "path" in said:
+                return str(said["path"])
+            if "reason" in said:
+                raise weights.WeightsProblem(Reason(said["reason"]), said["message"])
+            self.record.progress = Progress(said["done"], said["total"], "bytes")
+        raise weights.WeightsProblem(
+            Reason.CRASHED, "The download ended unexpectedly; starting again resumes it."
+        )
+
+    # The process
+
+    def _launch_facts(self) -> Launch:
+        record = self.record
+        return Launch(
+            model_path=record.weights,
+            served_model_name=record.spec.served_model_name,
+            socket=str(self.socket),
+            variant=record.variant,
+            settings=record.spec.settings,
+            gpu_indices=tuple(record.gpu_indices),
+        )
+
+    async def _launch(self) -> None:
+        record, own = self.record, shlex.split(self.host.env.vllm_command)
+        facts = self._launch_facts()
+        command = own or self.engine.command(await self.host.engine_python(self, record.variant))
+        record.scratch = tempfile.mkdtemp(prefix="mp-")  # short: engines put sockets there
+        record.launching = True
+        self._move(Phase.LOADING, Stage.STARTING, "Starting the engine.")
+        self.socket.unlink(missing_ok=True)
+        # Not asyncio's subprocess: its transport kills the child when it is collected.
+        self.child = await asyncio.to_thread(
+            subprocess.Popen,
+            [
+                *(sys.executable, "-I", shim.__file__, str(self.folder)),
+                *self.engine.argv(facts, command),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # An operator's own command may be meant relative to where the supervisor was started.
+            cwd=None if own else self.folder,
+            env=self._engine_environment(facts),
+            start_new_session=True,
+            umask=0o077,
+        )
+        record.started_at = datetime.now(UTC)
+        record.shim = processes.identify(self.child.pid)
+        record.launching = False
+        self._save()
+
+    def _engine_environment(self, facts: Launch) -> dict[str, str]:
+        """Next to nothing of ours: no secret, no address of a database."""
+        passed = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        home = self.folder / "home"
+        home.mkdir(mode=0o700, exist_ok=True)
+        return (
+            passed
+            | {"HOME": str(home), "TMPDIR": self.record.scratch, "PYTHONUNBUFFERED": "1"}
+            | self.engine.env(facts)
+            | {processes.MARK: self.id}
+        )
+
+    def _process(self) -> processes.Identity | None:
+        """The shim, also one that was started just before the supervisor was killed."""
+        record = self.record
+        if record.shim is None and record.launching:
+            for pid in processes.of_replica(self.id, None):
+                if os.getsid(pid) == pid:
+                    record.shim = processes.identify(pid)
+                    record.started_at = record.started_at or datetime.now(UTC)
+            record.launching = record.shim is None
+        return record.shim
+
+    # While it runs
+
+    async def _follow(self) -> None:
+        client = EngineClient(self.engine, self.socket)
+        try:
+            with self._told_of_the_end():
+                while not self.ended.is_set():
+                    await self._look(client)
+                    pause = LOOK_WHEN_READY if self.record.ready_at else LOOK_WHILE_LOADING
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self.ended.wait(), pause)
+        finally:
+            await client.close()
+        await self._kill(grace=0)  # what it may have left behind
+        code = self._exit_code()
+        tail = logs.tail(self.folder)
+        diagnosis = doctor.diagnose(code, tail)
+        self.record.exit_code = code
+        self._exited(Reason(diagnosis.reason), diagnosis.message)
+
+    @contextlib.contextmanager
+    def _told_of_the_end(self) -> Iterator[None]:
+        """`ended` is set when the process is gone: a pidfd also works for adopted ones."""
+        self.ended.clear()
+        process, loop = self.record.shim, asyncio.get_running_loop()
+        try:
+            fd = os.pidfd_open(process.pid) if process else -1
+        except ProcessLookupError:
+            fd = -1
+        # Asked after opening: the descriptor is then certainly of the process we mean.
+        if fd < 0 or process is None or not process.alive():
+            self.ended.set()
+        if fd < 0:
+            yield
+            return
+        loop.add_reader(fd, self.ended.set)
+        try:
+            yield
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+
+    async def _look(self, client: EngineClient) -> None:
+        if self.record.ready_at is None:
+            await self._look_at_loading(client)
+        else:
+            await self._look_at_serving(client)
+
+    async def _look_at_loading(self, client: EngineClient) -> None:
+        self._hear_log()
+        if not self.socket.exists() or not await client.healthy():
+            self._check_load_time()
+            return
+        self._move(Phase.LOADING, Stage.WARMING, "Generating the first words.")
+        try:
+            used = await client.generate(self.engine.probe(self._launch_facts()))
+            self._count_probe(used)
+            self.record.context_length = await client.context_length()
+            self.record.engine_version = await client.version()
+        except ProbeRefused as refusal:
+            self._refused(refusal)
+            return
+        except httpx2.TransportError:
+            self._check_load_time()
+            return
+        self.record.ready_at = datetime.now(UTC)
+        self._move(Phase.READY, Stage.NONE, "Ready.")
+
+    def _hear_log(self) -> None:
+        chunk = logs.read(self.folder, self.log_offset, 1 << 20)
+        self.log_offset = chunk.next_offset
+        for line in chunk.text.splitlines():
+            stage = self.engine.stage(line)
+            if stage is Stage.LOADING and self.record.stage is Stage.STARTING:
+                self._move(Phase.LOADING, Stage.LOADING, "Loading the model into memory.")
+
+    def _count_probe(self, used: ProbeUsage) -> None:
+        before = self.record.probe or ProbeUsage(0, 0, 0)
+        self.record.probe = ProbeUsage(
+            before.prompt_tokens + used.prompt_tokens,
+            before.completion_tokens + used.completion_tokens,
+            before.requests + 1,
+        )
+
+    def _refused(self, refusal: ProbeRefused) -> None:
+        self.refusals += 1
+        if self.refusals >= PROBES_REFUSED:
+            raise Failure(
+                Reason.BAD_ARGUMENTS, f"The engine is up, but generates nothing: {refusal}"
+            )
+
+    def _check_load_time(self) -> None:
+        started = self.record.started_at
+        if started and (datetime.now(UTC) - started).total_seconds() > LOAD_TIMEOUT:
+            raise Failure(
+                Reason.LOAD_TIMEOUT, "The engine was not ready in time and has been stopped."
+            )
+
+    async def _look_at_serving(self, client: EngineClient) -> None:
+        self.misses = 0 if await client.healthy() else self.misses + 1
+        if self.misses == 0:
+            self._move(Phase.READY, Stage.NONE, "Ready.")
+        elif self.misses >= MISSES_ALLOWED:
+            self._move(Phase.DEGRADED, Stage.NONE, "The engine runs, but does not answer.")
+
+    # The end
+
+    async def _kill(self, grace: float) -> None:
+        """End every process of the replica: politely while `grace` seconds last, then surely."""
+        process = self.record.shim
+        if process is not None and process.alive() and grace > 0:
+            processes.send(process.pid, signal.SIGTERM)  # the shim passes it to the engine
+            await self._until(lambda: not process.alive(), grace)
+        session = process.pid if process else None
+        # The shim last, so that it can still say how the engine ended.
+        spared = process.pid if process else None
+        await self._slay(session, spared)
+        if process is not None:
+            await self._until(lambda: not process.alive(), LAST_SIGNAL)
+        await self._slay(session, None)
+
+    async def _slay(self, session: int | None, spared: int | None) -> None:
+        def left() -> list[int]:
+            return [pid for pid in processes.of_replica(self.id, session) if pid != spared]
+
+        for pid in left():
+            processes.send(pid, signal.SIGKILL)
+        if not await self._until(lambda: not left(), LAST_SIGNAL):
+            log.error("replica.unkillable", replica_id=self.id, pids=left())
+
+    async def _until(self, true: Callable[[], bool], seconds: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not true():
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def _exit_code(self) -> int | None:
+        try:
+            return int(json.loads((self.folder / "exit.json").read_text())["exit_code"])
+        except FileNotFoundError:  # the shim itself was killed
+            return None
+
+    def _exited(self, reason: Reason, message: str) -> None:
+        record = self.record
+        if self.child is not None:
+            self.child.poll()  # reap it
+        record.reason = reason
+        if record.shim is not None:
+            record.exit_code = self._exit_code()
+        record.log_tail = logs.tail(self.folder)
+        record.shim = None
+        record.launching = False
+        self._move(Phase.EXITED, Stage.NONE, message)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only a running engine needs; logs stay."""
+        shutil.rmtree(self.socket_folder, ignore_errors=True)
+        shutil.rmtree(self.folder / "home", ignore_errors=True)
+        if self.record.scratch:
+            shutil.rmtree(self.record.scratch, ignore_errors=True)
+
+    # The record
+
+    def _move(self, phase: Phase, stage: Stage, message: str) -> None:
+        record = self.record
+        if (phase, stage, message) == (record.phase, record.stage, record.message):
+            return
+        record.move(phase, stage, message)
+        log.info("replica.moved", replica_id=self.id, phase=phase, stage=stage, message=message)
+        self._save()
+
+    def _save(self) -> None:
+        self.record.save(self.folder)
+
+
+def _our_root() -> str:
+    """Where our packages are, for a child that is not started in our folder."""
+    return str(Path(__file__).resolve().parent.parent.parent)

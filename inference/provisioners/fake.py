@@ -1,0 +1,188 @@
+"""A place that exists only in memory: for tests of whoever talks to provisioners, and for demos.
+
+It keeps the contract of `base` and moves one step further each time it is looked at, so that a
+caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
+`unreachable`, `gpus`.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from inference.lifecycle import Stage
+from inference.provisioners.base import (
+    Event,
+    Handle,
+    Health,
+    LogChunk,
+    NodeStatus,
+    Observed,
+    Offer,
+    Phase,
+    ProbeUsage,
+    Reason,
+    Rejected,
+    Spec,
+    Unavailable,
+)
+
+_WAY_UP = (
+    (Phase.PROVISIONING, Stage.QUEUED, "Waiting to start."),
+    (Phase.LOADING, Stage.STARTING, "Starting the engine."),
+    (Phase.LOADING, Stage.WARMING, "Generating the first words."),
+    (Phase.READY, Stage.NONE, "Ready."),
+)
+
+
+@dataclass
+class _Replica:
+    spec: Spec
+    step: int = 0
+    phase: Phase = Phase.PROVISIONING
+    reason: Reason | None = None
+    exit_code: int | None = None
+    message: str = ""
+    deleting: bool = False
+    log: str = "The fake engine starts.\n"
+    events: list[Event] = field(default_factory=list)
+    started_at: datetime | None = None
+
+
+class FakeProvisioner:
+    name = "fake"
+
+    def __init__(self, *, gpus: int = 0, address: str = "unix:/nowhere/engine.sock") -> None:
+        self.gpus = gpus
+        self.address = address
+        self.unreachable = False
+        self.replicas: dict[str, _Replica] = {}
+
+    # The contract
+
+    def check(self) -> Health:
+        self._reach()
+        node = NodeStatus(
+            name="fake",
+            cpu_count=1,
+            memory_bytes=1 << 34,
+            memory_free_bytes=1 << 34,
+            disk_free_bytes=1 << 40,
+        )
+        return Health(ok=True, nodes=[node])
+
+    def offers(self, spec: Spec) -> list[Offer]:
+        self._reach()
+        if spec.gpu_count > self._free_gpus():
+            return []
+        variant = "cuda" if spec.gpu_count else "cpu"
+        return [Offer(node="fake", variant=variant, gpu_count=spec.gpu_count)]
+
+    def ensure(self, spec: Spec, handle: Handle | None = None) -> Handle:
+        self._reach()
+        if spec.replica_id not in self.replicas:
+            if spec.engine != "vllm":
+                raise Rejected(Reason.BAD_ARGUMENTS, f"There is no engine called {spec.engine}.")
+            if spec.gpu_count > self._free_gpus():
+                raise Rejected(
+                    Reason.INSUFFICIENT_CAPACITY, f"{self._free_gpus()} GPUs are free here."
+                )
+            self.replicas[spec.replica_id] = _Replica(spec)
+        return _handle(self.replicas[spec.replica_id].spec)
+
+    def observe(self, handle: Handle) -> Observed:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        if replica is None:
+            return Observed(phase=Phase.GONE)
+        observed = self._observed(replica)
+        self._advance(handle.replica_id, replica)
+        return observed
+
+    def stop(self, handle: Handle, grace: float = 30.0) -> None:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        if replica is not None and replica.phase is not Phase.EXITED:
+            replica.phase, replica.reason = Phase.STOPPING, Reason.CANCELLED
+
+    def delete(self, handle: Handle) -> None:
+        self.stop(handle)
+        if replica := self.replicas.get(handle.replica_id):
+            replica.phase, replica.deleting = Phase.STOPPING, True
+
+    def logs(self, handle: Handle, *, offset: int | None = None, limit: int = 65536) -> LogChunk:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        text = replica.log if replica else ""
+        start = max(0, len(text) - limit) if offset is None else min(offset, len(text))
+        return LogChunk(text[start : start + limit], min(start + limit, len(text)))
+
+    def events(self, handle: Handle) -> list[Event]:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        return replica.events if replica else []
+
+    # Last, because the name hides the built-in type for the annotations below it.
+    def list(self) -> list[Handle]:
+        self._reach()
+        return [_handle(replica.spec) for replica in self.replicas.values()]
+
+    # What may happen to it
+
+    def crash(self, replica_id: str, exit_code: int = 1, reason: Reason = Reason.CRASHED) -> None:
+        replica = self.replicas[replica_id]
+        replica.phase, replica.exit_code, replica.reason = Phase.EXITED, exit_code, reason
+        replica.message = f"The engine ended by itself with code {exit_code}."
+
+    def _reach(self) -> None:
+        if self.unreachable:
+            raise Unavailable("The fake place cannot be reached.")
+
+    def _free_gpus(self) -> int:
+        held = (r.spec.gpu_count for r in self.replicas.values() if r.phase is not Phase.EXITED)
+        return self.gpus - sum(held)
+
+    def _observed(self, replica: _Replica) -> Observed:
+        stage, message = Stage.NONE, replica.message
+        if replica.phase not in {Phase.STOPPING, Phase.EXITED}:
+            replica.phase, stage, message = _WAY_UP[replica.step]
+            _note(replica, stage or replica.phase, message)
+        up = replica.phase is Phase.READY
+        return Observed(
+            phase=replica.phase,
+            generation=replica.spec.generation,
+            stage=stage,
+            message=message,
+            reason=replica.reason,
+            exit_code=replica.exit_code,
+            log_tail=replica.log.splitlines() if replica.phase is Phase.EXITED else [],
+            address=self.address if up else "",
+            pid=1 if up else None,
+            probe=ProbeUsage(6, 2) if up else None,
+            engine_version="0.0-fake" if up else "",
+            context_length=2048 if up else None,
+            started_at=replica.started_at,
+            ready_at=replica.started_at if up else None,
+        )
+
+    def _advance(self, replica_id: str, replica: _Replica) -> None:
+        if replica.phase is Phase.STOPPING:
+            if replica.deleting:
+                del self.replicas[replica_id]
+            else:
+                replica.phase, replica.message = Phase.EXITED, "Stopped."
+        elif replica.phase is not Phase.EXITED:
+            replica.started_at = replica.started_at or datetime.now(UTC)
+            replica.step = min(replica.step + 1, len(_WAY_UP) - 1)
+
+
+def _note(replica: _Replica, reason: str, message: str) -> None:
+    if not replica.events or replica.events[-1].reason != reason:
+        replica.events.append(Event(datetime.now(UTC), reason, message))
+
+
+def _handle(spec: Spec) -> Handle:
+    return Handle(
+        provisioner="fake",
+        replica_id=spec.replica_id,
+        instance_id=spec.instance_id,
+        generation=spec.generation,
+    )

@@ -1,0 +1,221 @@
+"""What every provisioner keeps: one suite for the fake and for the real ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from inference.lifecycle import Stage
+from inference.provisioners.base import (
+    Handle,
+    Phase,
+    Provisioner,
+    Reason,
+    Rejected,
+    Spec,
+    Unavailable,
+)
+from inference.provisioners.fake import FakeProvisioner
+from inference.provisioners.local import LocalProvisioner
+from tests.inference.node import rig as node
+
+
+@dataclass
+class Place:
+    provisioner: Provisioner
+    spec: Callable[..., Spec]
+    unreachable: Provisioner
+
+    def ready(self) -> Handle:
+        handle = self.provisioner.ensure(self.spec())
+        node.wait_for(self.provisioner, handle, Phase.READY)
+        return handle
+
+
+@pytest.fixture(scope="module")
+def local_place() -> Iterator[Place]:
+    with node.rig() as rig:
+        yield Place(rig.provisioner, rig.spec, LocalProvisioner(rig.home / "run" / "none.sock"))
+
+
+def fake_place() -> Place:
+    away = FakeProvisioner()
+    away.unreachable = True
+    return Place(FakeProvisioner(), lambda **c: node.spec(Path("/models/tiny"), **c), away)
+
+
+@pytest.fixture(params=["fake", "local"])
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "fake":
+        return fake_place()
+    found: Place = request.getfixturevalue("local_place")
+    return found
+
+
+def test_a_replica_comes_up_and_says_where_it_answers(place: Place) -> None:
+    handle = place.provisioner.ensure(place.spec(generation=7))
+
+    seen = node.wait_for(place.provisioner, handle, Phase.READY)
+
+    assert seen.address.startswith(("unix:/", "http://"))
+    assert seen.generation == handle.generation == 7
+    assert seen.pid is not None
+    assert seen.started_at is not None and seen.ready_at is not None
+    assert seen.started_at <= seen.ready_at
+
+
+def test_ready_means_that_a_generation_succeeded_and_its_tokens_are_told(place: Place) -> None:
+    seen = place.provisioner.observe(place.ready())
+
+    assert seen.probe is not None
+    assert seen.probe.prompt_tokens > 0 and seen.probe.completion_tokens > 0
+    assert seen.context_length is not None and seen.engine_version
+
+
+def test_there_is_no_address_before_it_is_ready(place: Place) -> None:
+    handle = place.provisioner.ensure(place.spec())
+
+    first = place.provisioner.observe(handle)
+
+    assert first.phase in {Phase.PROVISIONING, Phase.LOADING}
+    assert first.stage is not Stage.NONE and first.message
+    assert first.address == ""
+
+
+def test_ensuring_twice_starts_one(place: Place) -> None:
+    spec = place.spec()
+
+    first = place.provisioner.ensure(spec)
+    second = place.provisioner.ensure(spec, first)
+
+    assert first == second
+    assert [h.replica_id for h in place.provisioner.list()].count(spec.replica_id) == 1
+
+
+def test_a_handle_survives_storage_as_json(place: Place) -> None:
+    handle = place.ready()
+
+    again = msgspec.convert(msgspec.to_builtins(handle), Handle)
+
+    assert place.provisioner.observe(again).phase is Phase.READY
+
+
+def test_stopping_ends_it_and_keeps_its_logs(place: Place) -> None:
+    handle = place.ready()
+
+    place.provisioner.stop(handle, grace=5)
+    place.provisioner.stop(handle, grace=5)
+
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+    seen = place.provisioner.observe(handle)
+    assert seen.reason is Reason.CANCELLED and seen.address == ""
+    assert place.provisioner.logs(handle).text
+
+
+def test_one_that_has_ended_is_not_started_again(place: Place) -> None:
+    spec = place.spec()
+    handle = place.provisioner.ensure(spec)
+    place.provisioner.stop(handle, grace=1)
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+
+    place.provisioner.ensure(spec, handle)
+
+    assert place.provisioner.observe(handle).phase is Phase.EXITED
+
+
+def test_deleting_leaves_nothing(place: Place) -> None:
+    handle = place.ready()
+
+    place.provisioner.delete(handle)
+    place.provisioner.delete(handle)
+
+    node.wait_for(place.provisioner, handle, Phase.GONE)
+    assert handle not in place.provisioner.list()
+    assert place.provisioner.logs(handle).text == ""
+    place.provisioner.delete(handle)
+
+
+def test_one_that_has_ended_can_be_deleted(place: Place) -> None:
+    handle = place.ready()
+    place.provisioner.stop(handle, grace=5)
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+
+    place.provisioner.delete(handle)
+
+    node.wait_for(place.provisioner, handle, Phase.GONE)
+
+
+def test_an_unknown_replica_is_gone(place: Place) -> None:
+    stranger = Handle(provisioner="local", replica_id="none", instance_id="none", generation=1)
+
+    assert place.provisioner.observe(stranger).phase is Phase.GONE
+    place.provisioner.stop(stranger)
+    place.provisioner.delete(stranger)
+
+
+def test_what_cannot_run_here_is_refused_with_a_reason(place: Place) -> None:
+    with pytest.raises(Rejected) as refused:
+        place.provisioner.ensure(place.spec(gpu_count=64))
+
+    assert refused.value.reason is Reason.INSUFFICIENT_CAPACITY and refused.value.message
+    assert place.provisioner.offers(place.spec(gpu_count=64)) == []
+
+
+def test_an_unknown_engine_is_refused(place: Place) -> None:
+    with pytest.raises(Rejected) as refused:
+        place.provisioner.ensure(place.spec(engine="abacus"))
+
+    assert refused.value.reason is Reason.BAD_ARGUMENTS
+
+
+def test_what_can_run_here_is_offered(place: Place) -> None:
+    (offer,) = place.provisioner.offers(place.spec())
+
+    assert offer.variant == "cpu" and offer.node
+
+
+def test_a_place_describes_its_machines(place: Place) -> None:
+    health = place.provisioner.check()
+
+    assert health.ok
+    assert health.nodes[0].memory_bytes > 0 and health.nodes[0].cpu_count > 0
+
+
+def test_each_stage_is_an_event_with_a_sentence(place: Place) -> None:
+    events = place.provisioner.events(place.ready())
+
+    assert [e.reason for e in events][-1] == Phase.READY
+    assert Stage.STARTING in [e.reason for e in events]
+    assert all(e.message for e in events)
+    assert [e.at for e in events] == sorted(e.at for e in events)
+
+
+def test_logs_can_be_followed(place: Place) -> None:
+    handle = place.ready()
+
+    start = place.provisioner.logs(handle, offset=0, limit=5)
+    rest = place.provisioner.logs(handle, offset=start.next_offset)
+
+    assert len(start.text) == 5 == start.next_offset
+    whole = place.provisioner.logs(handle, offset=0)
+    assert whole.text.startswith(start.text + rest.text)
+    assert place.provisioner.logs(handle, offset=whole.next_offset + 99).text == ""
+
+
+def test_a_place_out_of_reach_says_so_and_nothing_else(place: Place) -> None:
+    spec = place.spec()
+    handle = Handle(
+        provisioner="local", replica_id=spec.replica_id, instance_id=spec.instance_id, generation=1
+    )
+
+    for call in (
+        place.unreachable.check,
+        place.unreachable.list,
+        lambda: place.unreachable.ensure(spec),
+        lambda: place.unreachable.observe(handle),
+        lambda: place.unreachable.delete(handle),
+    ):
+        with pytest.raises(Unavailable):
+            call()
