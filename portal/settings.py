@@ -20,6 +20,7 @@ DEBUG = ENV.debug
 SECRET_KEY = ENV.secret("secret_key")
 API_KEY_PEPPER = ENV.secret("api_key_pepper")
 PUBLIC_URL = ENV.public_url
+GATEWAY_URL = ENV.gateway_url
 # The host header is checked only where an operator named the hosts; on a laptop any will do.
 ALLOWED_HOSTS = list(ENV.allowed_hosts) or ["*"]
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]

@@ -1,1 +1,5 @@
-websocket_urlpatterns: list[object] = []
+from django.urls import path
+
+from inference.playground.consumer import PlaygroundConsumer
+
+websocket_urlpatterns = [path("ws/o/<slug:org>/playground/", PlaygroundConsumer.as_asgi())]

@@ -32,6 +32,7 @@ class Environment:
     redis_url: str  # empty: the embedded Redis of `modelport up`
     debug: bool
     public_url: str
+    gateway_url: str  # where the portal's own processes reach the gateway
     allowed_hosts: tuple[str, ...]
     email_url: str  # empty: console and the local outbox page
     hf_endpoint: str
@@ -147,6 +148,9 @@ def read(environ: Mapping[str, str]) -> Environment:
         redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),
         debug=_flag(environ, "DEBUG", False),
         public_url=public_url,
+        gateway_url=_url(
+            environ, "MODELPORT_GATEWAY_URL", ("http", "https"), f"http://127.0.0.1:{port}"
+        ).rstrip("/"),
         allowed_hosts=hosts,
         email_url=environ.get("EMAIL_URL", ""),
         hf_endpoint=_url(environ, "HF_ENDPOINT", ("http", "https"), "https://huggingface.co"),
