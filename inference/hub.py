@@ -14,7 +14,7 @@ https://huggingface.co/docs/hub/api; `huggingface_hub` speaks it.
 import json
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -55,14 +55,19 @@ DEADLINE = 5.0  # seconds a page may wait in all
 TIMEOUT = httpx2.Timeout(4.0, connect=2.5)  # seconds without a byte
 LARGEST_FILE = 8 * 1024 * 1024  # bytes; tokenizer_config.json of large vocabularies has 1 MB
 RESULTS = 20
+LISTED = [
+    *("config", "cardData", "downloads", "gated", "pipeline_tag"),
+    *("safetensors", "sha", "siblings", "tags"),
+]
 # Seconds that answers are kept.
 SEARCH_KEPT = 300
 CARD_KEPT = 900
 UNREACHABLE_KEPT = 10
-CACHE_VERSION = 1  # grows with the shape of Hit and ModelCard
+CACHE_VERSION = 1  # grows with the shape of ModelCard
 
 # Name resolution and a dripping server heed no time-out, so the waiting is done from outside
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")
+_config_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub-config")
 
 Answer = TypeVar("Answer")
 
@@ -142,26 +147,16 @@ def gated_sentence(model_id: str, has_token: bool) -> str:
     ) % {"model": model_id}
 
 
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """One result of a search, as far as the list itself tells."""
+def search(query: str, token: str | None = None) -> list[ModelCard]:
+    """Models with safetensors whose name has these words, most used first. Raises HubError.
 
-    model_id: str
-    architecture: str = ""
-    parameters: int | None = None
-    dtype_parameters: dict[str, int] = {}
-    licence: str = ""
-    gated: bool = False
-    pipeline_tag: str = ""
-    downloads: int | None = None
-
-
-def search(query: str, token: str | None = None) -> list[Hit]:
-    """Models with safetensors whose name has these words, most used first. Raises HubError."""
+    The cards have no files, and what stands in config.json only where it came in time.
+    """
     return _remembered(
         ("search", query.lower(), _visibility(token)),
         SEARCH_KEPT,
-        list[Hit],
-        lambda: _ask(lambda: _search(query, token)),
+        list[ModelCard],
+        lambda: _ask(lambda: _search(query, token), token),
     )
 
 
@@ -175,23 +170,37 @@ def describe(model_id: str, revision: str = "", token: str | None = None) -> Mod
         ("card", model_id, revision, _visibility(token)),
         CARD_KEPT,
         ModelCard,
-        lambda: _ask(lambda: _describe(model_id, revision, token), model_id, revision, token),
+        lambda: _ask(lambda: _describe(model_id, revision, token), token, model_id, revision),
         # Who has just accepted a licence wants to see it at once.
         keep=lambda card: card.refusal not in {Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED},
     )
 
 
-def _search(query: str, token: str | None) -> list[Hit]:
+def _search(query: str, token: str | None) -> list[ModelCard]:
+    began = time.monotonic()
     # Not HfApi.list_models: it has no time-out, and tries for half a minute before it gives up.
-    expand = ["config", "cardData", "downloads", "gated", "pipeline_tag", "safetensors", "tags"]
     content = _get(
         f"{environment().hf_endpoint}/api/models",
         token,
         {"search": query, "filter": "safetensors", "sort": "downloads", "limit": RESULTS}
-        | {"expand": expand},
+        | {"expand": LISTED},
     )
     with _hub_format():
-        return [_hit(ModelInfo(**row)) for row in json.loads(content)[:RESULTS]]
+        infos = [ModelInfo(**row) for row in json.loads(content)[:RESULTS]]
+        cards = [_outline(info) for info in infos]
+    asked = [_config_pool.submit(_file, card, "config.json", token) for card in cards]
+    wait(asked, timeout=max(0.0, DEADLINE - 1 - (time.monotonic() - began)))
+    for late in asked:
+        late.cancel()
+    return [_listed(*row) for row in zip(cards, infos, asked, strict=True)]
+
+
+def _listed(card: ModelCard, info: ModelInfo, asked: Future[dict[str, Any]]) -> ModelCard:
+    """A search's result, with its config.json where that has come and may be read."""
+    read = asked.done() and not asked.cancelled() and not asked.exception()
+    config = (asked.result() if read else {}) or info.config or {}
+    full = read_card(card, configs={"config.json": config}, tensors=_counted(info))
+    return msgspec.structs.replace(full, files=[])
 
 
 @contextmanager
@@ -205,19 +214,22 @@ def _hub_format() -> Iterator[None]:
         raise HubUnreachable from error
 
 
-def _hit(info: ModelInfo) -> Hit:
-    tensors = dict(info.safetensors.parameters) if info.safetensors else {}
-    architectures = (info.config or {}).get("architectures") or [""]
-    return Hit(
-        model_id=info.id,
-        architecture=str(architectures[0]),
-        parameters=info.safetensors.total if info.safetensors else None,
-        dtype_parameters=tensors,
+def _outline(info: ModelInfo) -> ModelCard:
+    """What the hub itself tells of a model, without a look into its files."""
+    return ModelCard(
+        source="hub",
+        model_id=info.id,  # the hub follows renames; an id of today lasts longer
+        revision=info.sha or "main",
+        files=[ModelFile(s.rfilename, s.size or 0) for s in info.siblings or []],
         licence=_licence(info),
         gated=bool(info.gated),
         pipeline_tag=info.pipeline_tag or "",
         downloads=info.downloads,
     )
+
+
+def _counted(info: ModelInfo) -> dict[str, int]:
+    return dict(info.safetensors.parameters) if info.safetensors else {}
 
 
 def _describe(model_id: str, revision: str, token: str | None) -> ModelCard:
@@ -226,31 +238,16 @@ def _describe(model_id: str, revision: str, token: str | None) -> ModelCard:
         info = api.model_info(
             model_id, revision=revision or None, timeout=TIMEOUT.read, files_metadata=True
         )
-    files = [ModelFile(s.rfilename, s.size or 0) for s in info.siblings or []]
-    card = ModelCard(
-        source="hub",
-        model_id=info.id,  # the hub follows renames; an id of today lasts longer
-        revision=info.sha or revision,
-        architecture=_hit(info).architecture,
-        files=files,
-        licence=_licence(info),
-        gated=bool(info.gated),
-        pipeline_tag=info.pipeline_tag or "",
-        downloads=info.downloads,
-    )
-    tensors = dict(info.safetensors.parameters) if info.safetensors else {}
+        card = _outline(info)
+    names = {file.path for file in card.files}
+    tensors = _counted(info)
     try:
-        names = {file.path for file in files}
         configs = {name: _file(card, name, token) for name in CONFIGS if name in names}
         tensors = tensors or _tensors(api, card)
     except GatedRepoError:
         gate = Refusal.NOT_ACCEPTED if token else Refusal.NEEDS_TOKEN
         card = msgspec.structs.replace(card, gated=True, refusal=gate)
-        # What the hub tells everyone has the architecture, but neither layers nor context.
         configs = {"config.json": info.config or {}}
-        return msgspec.structs.replace(
-            read_card(card, configs=configs, tensors=tensors), context_length=None
-        )
     return read_card(card, configs=configs, tensors=tensors)
 
 
@@ -310,9 +307,9 @@ def _licence(info: ModelInfo) -> str:
 
 def _ask(
     question: Callable[[], Answer],
+    token: str | None,
     model_id: str = "",
     revision: str = "",
-    token: str | None = None,
 ) -> Answer:
     """The answer within DEADLINE, the library's errors said in ours."""
     if _kept_away():

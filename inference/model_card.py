@@ -42,6 +42,7 @@ HEADER_DTYPES = {
     "I8": "int8",
     "U8": "uint8",
 }
+HEADER_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}  # all others: 1
 REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
@@ -191,17 +192,22 @@ def read_card(
     """
     config = configs.get("config.json", {})
     text = text_config(config)
+    shape = read_shape(text)
+    # Packed formats keep several weights in one int32: a count of those counts nothing.
+    count = 0 if "I32" in tensors else sum(tensors.values())
     return msgspec.structs.replace(
         card,
         architecture=_first_name(config.get("architectures")),
         model_type=_name(config.get("model_type")),
-        parameters=sum(tensors.values()) or card.parameters,
+        parameters=count or None,
         dtype=_dtype(config, text, tensors),
         quantization=_quantization(config, text),
-        context_length=context_length(config) if config else None,
-        shape=read_shape(text),
+        # Without layers this is the extract that the hub tells everyone, not the whole config.
+        context_length=context_length(config) if shape else None,
+        shape=shape,
         chat_template=card.chat_template or _has_template(configs, card.files),
-        weight_bytes=sum(file.size_bytes for file in weight_files(card.files)),
+        weight_bytes=sum(file.size_bytes for file in weight_files(card.files))
+        or sum(HEADER_BYTES.get(kind, 1) * count for kind, count in tensors.items()),
         refusal=card.refusal or _refusal(configs, card.files),
     )
 

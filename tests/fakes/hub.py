@@ -93,7 +93,10 @@ class Repository:
         self.commit = digest.hexdigest()
 
     def json(self, name: str) -> dict[str, Any]:
-        value = json.loads(self.files.get(name, b"{}"))
+        try:
+            value = json.loads(self.files.get(name, b"{}"))
+        except (ValueError, RecursionError):
+            return {}
         return value if isinstance(value, dict) else {}
 
     def info(self, blobs: bool) -> dict[str, Any]:

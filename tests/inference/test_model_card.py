@@ -180,8 +180,7 @@ def test_a_refusal_that_is_known_already_stays() -> None:
 )
 def test_nonsense_in_a_configuration_is_read_as_not_said(hostile: dict[str, Any]) -> None:
     card = card_of(SAFE, LLAMA | hostile)
-    assert card.context_length is not None
-    assert card.context_length <= 131_072 * 8
+    assert (card.context_length or 0) <= 131_072 * 8
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000, b"\xff\xfe"])
