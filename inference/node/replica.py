@@ -25,9 +25,9 @@ import structlog
 
 from inference import doctor
 from inference.engines import ENGINES
-from inference.engines.base import Launch, Variant
+from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import fetch, logs, processes, shim, weights
+from inference.node import environments, fetch, logs, processes, shim, weights
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.record import Record, Wish
@@ -69,9 +69,8 @@ class Host(Protocol):
 
     env: Environment
 
-    async def engine_python(self, replica: "Replica", variant: Variant) -> str:
-        """The interpreter of the engine's environment, installed if need be. Raises
-        InstallProblem."""
+    async def install(self, recipe: Recipe) -> str:
+        """Make the engine's environment; its interpreter. Raises InstallProblem."""
         ...
 
     def admit(self, replica: "Replica", weight_bytes: int) -> None:
@@ -190,16 +189,23 @@ class Replica:
                 "The supervisor was restarted before the weights were fetched; try again.",
             )
         if not self.host.env.vllm_command:
-            self._move(Phase.PROVISIONING, Stage.INSTALLING_ENGINE, "Installing the engine.")
-            try:
-                await self.host.engine_python(self, record.variant)
-            except InstallProblem as problem:
-                raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
+            await self._have_engine()
         try:
             weight_bytes = await self._have_weights()
             self.host.admit(self, weight_bytes)
         except (weights.WeightsProblem, Rejected) as problem:
             raise Failure(problem.reason, problem.message) from problem
+
+    async def _have_engine(self) -> str:
+        """The interpreter of the engine's environment, installed if need be."""
+        recipe = self.engine.recipe(self.record.variant)
+        if python := environments.installed_python(recipe, self.host.env.home):
+            return str(python)
+        self._move(Phase.PROVISIONING, Stage.INSTALLING_ENGINE, "Installing the engine.")
+        try:
+            return await self.host.install(recipe)
+        except InstallProblem as problem:
+            raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
 
     async def _have_weights(self) -> int:
         """Bytes of the weights, which are on this machine then. Raises WeightsProblem."""
@@ -264,7 +270,7 @@ class Replica:
     async def _launch(self) -> None:
         record, own = self.record, shlex.split(self.host.env.vllm_command)
         facts = self._launch_facts()
-        command = own or self.engine.command(await self.host.engine_python(self, record.variant))
+        command = own or self.engine.command(await self._have_engine())
         record.scratch = tempfile.mkdtemp(prefix="mp-")  # short: engines put sockets there
         record.launching = True
         self._move(Phase.LOADING, Stage.STARTING, "Starting the engine.")

@@ -95,11 +95,7 @@ class Supervisor:
 
     # What replicas ask of their host
 
-    async def engine_python(self, replica: Replica, variant: Variant) -> str:
-        recipe = replica.engine.recipe(variant)
-        python = environments.installed_python(recipe, self.env.home)
-        if python is not None:
-            return str(python)
+    async def install(self, recipe: Recipe) -> str:
         install = self.installs.get(recipe.name)
         if install is None or install.done():
             install = self.installs[recipe.name] = asyncio.create_task(self._install(recipe))
