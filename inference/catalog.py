@@ -103,10 +103,24 @@ def hub_token(organization: Organization) -> str | None:
 
 def fits(card: ModelCard, context: int | None = None, dtype: str = "auto") -> list[NodeFit]:
     """Whether it fits on each machine that has reported, the best answer first."""
+    return fits_on(machines(), card, context, dtype)
+
+
+def machines() -> list[tuple[str, Hardware]]:
+    """Every machine that has reported, by name."""
+    return [(node.name, hardware_of(node)) for node in Node.objects.order_by("name")]
+
+
+def fits_on(
+    machines: list[tuple[str, Hardware]],
+    card: ModelCard,
+    context: int | None = None,
+    dtype: str = "auto",
+) -> list[NodeFit]:
+    """As `fits`, for machines that were asked for already."""
     answers = [
-        NodeFit(node.name, hardware, estimate(card, hardware, context, dtype))
-        for node in Node.objects.order_by("name")
-        for hardware in [hardware_of(node)]
+        NodeFit(name, hardware, estimate(card, hardware, context, dtype))
+        for name, hardware in machines
     ]
     return sorted(answers, key=lambda answer: _ORDER.index(answer.fit.verdict))
 
@@ -154,7 +168,7 @@ def fit_sentences(fit: Fit) -> list[str]:
                 "There is room for a context of %(room)s tokens; the model could use %(full)s. "
                 "Set a shorter context when you deploy it."
             )
-            % {"room": number_format(fit.max_context), "full": number_format(fit.context)}
+            % {"room": grouped(fit.max_context), "full": grouped(fit.context)}
         )
     if fit.verdict is Verdict.FITS and fit.sequences and fit.context:
         sentences.append(
@@ -165,9 +179,14 @@ def fit_sentences(fit: Fit) -> list[str]:
                 "and more shorter ones.",
                 fit.sequences,
             )
-            % {"count": number_format(fit.sequences), "context": number_format(fit.context)}
+            % {"count": grouped(fit.sequences), "context": grouped(fit.context)}
         )
     return sentences
+
+
+def grouped(number: int) -> str:
+    """131072 → 131,072, as the reader's language groups digits."""
+    return number_format(number, force_grouping=True)
 
 
 def _need_sentence(fit: Fit) -> str:
@@ -183,7 +202,7 @@ def _need_sentence(fit: Fit) -> str:
         "Needs %(needed)s on %(count)s GPU, which has %(available)s for it.",
         "Needs %(needed)s on %(count)s GPUs together, which have %(available)s for it.",
         fit.gpu_count,
-    ) % (sizes | {"count": number_format(fit.gpu_count)})
+    ) % (sizes | {"count": grouped(fit.gpu_count)})
 
 
 def _least_bytes(fit: Fit) -> int:
@@ -240,7 +259,9 @@ __all__ = [
     "NodeFit",
     "describe",
     "fits",
+    "fits_on",
     "hub_token",
+    "machines",
     "model_path",
     "obstacle",
     "on_hand",

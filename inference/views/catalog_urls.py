@@ -1,3 +1,9 @@
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from inference.views import catalog
+
+urlpatterns = [
+    path("models/", catalog.models, name="catalog"),
+    path("models/search/", catalog.search, name="catalog-search"),
+    path("models/<slug:source>/<path:model_id>/", catalog.model, name="model"),
+]

@@ -1,0 +1,127 @@
+"""The catalogue's pages: models on hand at once, the hub's when it answers, one model in full."""
+
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import Http404, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+
+from accounts.roles import Permission
+from accounts.tenancy import TenantRequest, requires
+from inference import catalog, hub
+from inference.fit import Hardware, Verdict
+from inference.hub import HubError, ModelNotFound
+from inference.model_card import ModelCard, NotAModelAddress, parse_reference
+from inference.models.instance import Instance
+from portal.lib.env import environment
+
+LONGEST_QUERY = 200
+
+
+@requires(Permission.VIEW)
+def models(request: TenantRequest) -> HttpResponse:
+    """What is on this machine; the page then asks `search` for the hub's part."""
+    query = _query(request)
+    try:
+        reference = parse_reference(query, environment().hf_endpoint)
+    except NotAModelAddress:
+        return _catalog(request, query="", problem=_not_a_model(query))
+    if reference is not None:
+        address = reverse("model", args=[request.organization.slug, "hub", reference.model_id])
+        at = f"?{urlencode({'revision': reference.revision})}" if reference.revision else ""
+        return redirect(address + at)
+    return _catalog(request, query=query)
+
+
+@requires(Permission.VIEW)
+def search(request: TenantRequest) -> HttpResponse:
+    """The hub's models: a part of the page for htmx, the whole page without."""
+    query = _query(request)
+    if "again" in request.GET:
+        hub.forget_failures()
+    context: dict[str, Any] = {"query": query, "hub_asked": True}
+    try:
+        found = catalog.search(request.organization, query)
+    except HubError as error:
+        context["hub_problem"] = error.sentence
+    else:
+        context["hub_rows"] = _rows(found)
+    if request.headers.get("HX-Request"):
+        return render(request, "inference/catalog.html#hub", context)
+    return _catalog(request, **context)
+
+
+@requires(Permission.VIEW)
+def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
+    """One model: what it is, whether it fits here, and the way to an instance of it."""
+    if source not in Instance.Source.values:
+        raise Http404
+    revision = request.GET.get("revision", "")[:LONGEST_QUERY]
+    if "again" in request.GET:
+        hub.forget_failures()
+    try:
+        card = catalog.describe(request.organization, source, model_id, revision)
+    except HubError as error:
+        return _no_model(request, source, model_id, error)
+    answers = catalog.fits(card)
+    context = {
+        "card": card,
+        "source_label": Instance.Source(source).label,
+        "fits": answers,
+        "obstacle": catalog.obstacle(card, answers),
+        "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
+        "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
+        "deploy_query": _deploy_query(card, answers),
+        "hub_page": f"{environment().hf_endpoint}/{card.model_id}" if source == "hub" else "",
+    }
+    return render(request, "inference/model.html", context)
+
+
+def _catalog(request: TenantRequest, **context: Any) -> HttpResponse:
+    rows = _rows(catalog.on_hand(context["query"]))
+    return render(request, "inference/catalog.html", {"rows": rows} | context)
+
+
+def _no_model(request: TenantRequest, source: str, model_id: str, error: HubError) -> HttpResponse:
+    missing = isinstance(error, ModelNotFound | catalog.FolderNotFound)
+    context = {
+        "source": source,
+        "model_id": model_id,
+        "problem": error.sentence,
+        "retryable": error.retryable,
+        "token_helps": isinstance(error, hub.GatedModel | hub.TokenRefused),
+        "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
+    }
+    status = HTTPStatus.NOT_FOUND if missing else HTTPStatus.OK
+    return render(request, "inference/model_problem.html", context, status=status)
+
+
+def _rows(cards: list[ModelCard]) -> list[dict[str, Any]]:
+    machines: list[tuple[str, Hardware]] = catalog.machines()
+    rows = []
+    for card in cards:
+        answers = catalog.fits_on(machines, card)
+        rows.append({"card": card, "best": answers[0] if answers else None})
+    return rows
+
+
+def _deploy_query(card: ModelCard, answers: list[catalog.NodeFit]) -> str:
+    asked = {"source": card.source, "model": card.model_id, "revision": card.revision}
+    best = answers[0].fit if answers else None
+    if best and best.verdict is Verdict.SHORTER:
+        asked["max_model_len"] = str(best.max_context)
+    return urlencode(asked)
+
+
+def _query(request: TenantRequest) -> str:
+    return request.GET.get("q", "").strip()[:LONGEST_QUERY]
+
+
+def _not_a_model(address: str) -> str:
+    return _(
+        "%(address)s is not the address of a model on the hub. "
+        "Paste one like huggingface.co/Qwen/Qwen3-8B, or search by name."
+    ) % {"address": address}
