@@ -14,7 +14,13 @@ import threading
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_session,
+    hf_hub_download,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -37,6 +43,7 @@ from inference.node.weights import (
 )
 from inference.provisioners.base import Reason
 
+KNOCK_PATIENCE = 15.0  # seconds
 SPARE = 1024**3  # bytes that a download must leave free on the disk
 
 
@@ -82,6 +89,8 @@ def fetch(repository: str, revision: str, cache: Path) -> Path:
 
 
 def _download(repository: str, revision: str, cache: Path, folder: Path) -> None:
+    # The client retries for a minute before it admits that nobody is there; a person waits.
+    get_session().head(constants.ENDPOINT, timeout=KNOCK_PATIENCE)
     tree = HfApi().list_repo_tree(repository, revision=revision, recursive=True)
     files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     check_names(files)
