@@ -150,7 +150,7 @@ def gated_sentence(model_id: str, has_token: bool) -> str:
 def search(query: str, token: str | None = None) -> list[ModelCard]:
     """Models with safetensors whose name has these words, most used first. Raises HubError.
 
-    The cards have no files, and what stands in config.json only where it came in time.
+    No words: the most used of those that write text. The cards have no files, and what stands in config.json only where it came in time.
     """
     return _remembered(
         ("search", query.lower(), _visibility(token)),
@@ -178,12 +178,14 @@ def describe(model_id: str, revision: str = "", token: str | None = None) -> Mod
 
 def _search(query: str, token: str | None) -> list[ModelCard]:
     began = time.monotonic()
+    params: dict[str, Any] = {"search": query, "filter": "safetensors", "sort": "downloads"}
+    if not query:  # else the hub's most used would be pictures and sentence vectors
+        params["pipeline_tag"] = "text-generation"
     # Not HfApi.list_models: it has no time-out, and tries for half a minute before it gives up.
     content = _get(
         f"{environment().hf_endpoint}/api/models",
         token,
-        {"search": query, "filter": "safetensors", "sort": "downloads", "limit": RESULTS}
-        | {"expand": LISTED},
+        params | {"limit": RESULTS, "expand": LISTED},
     )
     with _hub_format():
         infos = [ModelInfo(**row) for row in json.loads(content)[:RESULTS]]

@@ -8,6 +8,7 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.views.decorators.vary import vary_on_headers
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
@@ -36,6 +37,7 @@ def models(request: TenantRequest) -> HttpResponse:
     return _catalog(request, query=query)
 
 
+@vary_on_headers("HX-Request")  # two answers at one address
 @requires(Permission.VIEW)
 def search(request: TenantRequest) -> HttpResponse:
     """The hub's models: a part of the page for htmx, the whole page without."""

@@ -283,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _search(self) -> None:
         self._token()
         words = self.query.get("search", [""])[0].lower().split()
-        wanted = self.query.get("filter", [])
+        wanted = self.query.get("filter", []) + self.query.get("pipeline_tag", [])
         found = [
             repository
             for repository in self.hub.repositories.values()

@@ -140,6 +140,14 @@ def test_search_finds_the_most_used_first_with_their_context(hub: FakeHub) -> No
     assert found[0].refusal is None
 
 
+def test_without_words_the_most_used_that_write_text_are_listed(hub: FakeHub) -> None:
+    hub.add("acme/painter", tiny_model(), downloads=90, pipeline_tag="text-to-image")
+    hub.add("acme/writer", tiny_model(), downloads=9)
+    hub.add("acme/best-writer", tiny_model(), downloads=10)
+    assert [card.model_id for card in search("")] == ["acme/best-writer", "acme/writer"]
+    assert [card.model_id for card in search("painter")] == ["acme/painter"]
+
+
 def test_answers_are_kept(hub: FakeHub) -> None:
     hub.add("acme/tiny", tiny_model())
     first, found = describe("acme/tiny"), search("tiny")
