@@ -119,7 +119,11 @@ DATABASES: dict[str, Any] = {
     | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
 }
 if not ENV.database_url:  # a socket folder is no host that an URL parser knows
-    DATABASES["default"] |= {"HOST": str(ENV.run_dir), "NAME": "modelport", "USER": "postgres"}
+    DATABASES["default"] |= {
+        "HOST": str(ENV.embedded_postgres_socket_dir),
+        "NAME": "modelport",
+        "USER": "postgres",
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHES = {
@@ -162,8 +166,12 @@ ACCOUNT_UNIQUE_EMAIL = True
 ACCOUNT_LOGIN_BY_CODE_ENABLED = True
 ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
 
-EMAIL_CONFIG = environ.Env.email_url_config(ENV.email_url) if ENV.email_url else {}
-vars().update(EMAIL_CONFIG)
+# Without EMAIL_URL, mail goes to the terminal's log and to a page that this machine alone can open.
+LOCAL_OUTBOX = not ENV.email_url
+if LOCAL_OUTBOX:
+    EMAIL_BACKEND = "portal.outbox.EmailBackend"
+else:
+    vars().update(environ.Env.email_url_config(ENV.email_url))
 DEFAULT_FROM_EMAIL = "Modelport <modelport@localhost>"
 
 LANGUAGE_CODE = "en"

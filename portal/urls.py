@@ -1,6 +1,11 @@
 from django.urls import include, path
 
+from portal import health, outbox
+
 urlpatterns = [
+    path("healthz", health.healthz, name="healthz"),
+    path("outbox/", outbox.page, name="outbox"),
+    path("i18n/", include("django.conf.urls.i18n")),
     path("", include("portal.dashboard.urls")),
     path("", include("accounts.urls")),
     path("", include("inference.urls")),

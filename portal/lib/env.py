@@ -27,6 +27,7 @@ class Environment:
     """The settings of one installation. All paths are absolute."""
 
     home: Path
+    host: str  # the address that the web process listens on
     port: int
     database_url: str  # empty: the embedded PostgreSQL of `modelport up`
     redis_url: str  # empty: the embedded Redis of `modelport up`
@@ -66,6 +67,10 @@ class Environment:
         return self.home / "redis"
 
     @property
+    def embedded_postgres_socket_dir(self) -> Path:
+        return self.run_dir / "pg"
+
+    @property
     def embedded_redis_socket(self) -> Path:
         return self.run_dir / "redis.sock"
 
@@ -74,7 +79,7 @@ class Environment:
         """A libpq URI of the database in use, embedded or not."""
         if self.database_url:
             return self.database_url
-        return f"postgresql://postgres@/modelport?host={self.run_dir}"
+        return f"postgresql://postgres@/modelport?host={self.embedded_postgres_socket_dir}"
 
     @property
     def redis(self) -> str:
@@ -143,6 +148,7 @@ def read(environ: Mapping[str, str]) -> Environment:
     )
     return Environment(
         home=Path(environ.get("MODELPORT_HOME") or "~/.modelport").expanduser().absolute(),
+        host=environ.get("MODELPORT_HOST") or "127.0.0.1",
         port=port,
         database_url=_url(environ, "DATABASE_URL", ("postgresql", "postgres")),
         redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),

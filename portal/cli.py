@@ -1,0 +1,58 @@
+"""The `modelport` command: a short door to the management commands underneath."""
+
+import os
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "up": "run everything of one machine, with embedded PostgreSQL and Redis",
+    "web": "pages, REST and websockets (and the gateway, with --gateway)",
+    "gateway": "the OpenAI-compatible gateway on a port of its own",
+    "worker": "Celery's worker",
+    "beat": "Celery's schedule; one is active, others stand by",
+    "controller": "the reconciler of instances; one is active, others stand by",
+    "node": "the supervisor of engines on this machine",
+    "meter": "ships this machine's usage journals into the database",
+    "engine": "install an engine: modelport engine install vllm",
+    "doctor": "say what is missing on this machine and how to mend it",
+    "bootstrap": "make an organization and a management key, for scripts",
+    "migrate": "bring the database up to this version",
+}
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {name:<11} {sentence}" for name, sentence in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: modelport COMMAND [options]",
+            "",
+            "Private LLM API hosting: a portal, a gateway and the engines behind it.",
+            "",
+            *lines,
+            "",
+            "modelport COMMAND --help tells more.",
+        ]
+    )
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
+    arguments = sys.argv[1:]
+    if arguments[:1] in (["--version"], ["-V"]):
+        print(f"modelport {version('modelport')}")
+        return
+    if not arguments or arguments[0] in {"help", "-h", "--help"}:
+        print(usage())
+        return
+    if arguments[0] not in COMMANDS:
+        sys.exit(f"modelport: there is no command {arguments[0]!r}.\n\n{usage()}")
+    # Here, not above: Django's settings read the environment, which --help does not need.
+    from django.core.management import execute_from_command_line  # noqa: PLC0415
+
+    execute_from_command_line(["modelport", *arguments])
+
+
+if __name__ == "__main__":
+    main()
