@@ -4,6 +4,7 @@ An adapter describes; it starts nothing, opens nothing and reads no file. A tena
 an engine only through the typed settings below, never as text that becomes an argument.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -55,10 +56,10 @@ class Setting:
         whole = self.kind == "int"
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise BadSetting(f"{self.name} must be a {'whole ' if whole else ''}number.")
-        if (self.minimum is not None and value < self.minimum) or (
-            self.maximum is not None and value > self.maximum
-        ):
-            raise BadSetting(f"{self.name} must be from {self.minimum:g} to {self.maximum:g}.")
+        low = -math.inf if self.minimum is None else self.minimum
+        high = math.inf if self.maximum is None else self.maximum
+        if not low <= value <= high:  # so put, "not a number" is refused too
+            raise BadSetting(f"{self.name} must be from {low:g} to {high:g}.")
         return value
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -159,7 +160,7 @@ class _Installation:
     def _pip(self, step: Step, more: list[str]) -> None:
         workspace = self.path / ".tmp"
         workspace.mkdir(exist_ok=True)
-        log = self.path.with_suffix(".log")
+        log = _beside(self.recipe, self.home, ".log")
         with subprocess.Popen(
             [
                 *_pip_command(self.path),
@@ -174,6 +175,7 @@ class _Installation:
             errors="replace",
             env=_pip_environment(workspace),
             pass_fds=[self.lock],
+            start_new_session=True,  # with --python, pip is two processes: both must end
         ) as pip:
             output: list[str] = []
             reader = threading.Thread(target=self._read, args=(pip, output, log), daemon=True)
@@ -182,8 +184,8 @@ class _Installation:
                 self._watch(pip, output, workspace)
             finally:
                 if pip.poll() is None:
-                    pip.terminate()
-            reader.join()
+                    os.killpg(pip.pid, signal.SIGTERM)
+                reader.join()
         self.downloaded_before += _size(workspace)
         shutil.rmtree(workspace, ignore_errors=True)
         if pip.returncode:
@@ -219,7 +221,7 @@ class _Installation:
             pid=os.getpid(),
         )
         target = _progress_file(self.recipe, self.home)
-        draft = target.with_suffix(".new")
+        draft = target.with_name(target.name + ".new")
         draft.write_bytes(msgspec.json.encode(said))
         draft.replace(target)
         self.report(said)
@@ -229,7 +231,7 @@ class _Installation:
 def _locked(
     recipe: Recipe, home: Path, progress: Report, cancelled: threading.Event | None
 ) -> Iterator[int]:
-    fd = os.open(folder(recipe, home).with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    fd = os.open(_beside(recipe, home, ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         while True:
             try:
@@ -247,7 +249,12 @@ def _locked(
 
 
 def _progress_file(recipe: Recipe, home: Path) -> Path:
-    return folder(recipe, home).with_suffix(".progress.json")
+    return _beside(recipe, home, ".progress.json")
+
+
+def _beside(recipe: Recipe, home: Path, ending: str) -> Path:
+    path = folder(recipe, home)
+    return path.with_name(path.name + ending)
 
 
 def _pins(step: Step) -> list[str]:
