@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from inference.engines.base import Recipe, Step
+from portal.lib.env import Environment
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "engines" / "requirements"
 MARKER = ".complete"
@@ -100,6 +101,11 @@ def install(
         if python is not None:
             return python
         return _Installation(recipe, home, progress, indexes, lock, cancelled).run()
+
+
+def indexes(env: Environment) -> dict[str, str]:
+    """The address for each `Step.extra_index`."""
+    return {"torch_cpu": env.torch_cpu_index}
 
 
 class _Installation:

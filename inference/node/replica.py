@@ -104,9 +104,9 @@ class Replica:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.record.wish is not Wish.RUN:
-            self._drive(self._end())
+            self._drive(self._end)
         elif self.record.phase is not Phase.EXITED:
-            self._drive(self._live())
+            self._drive(self._live)
         self._save()
 
     def end(self, wish: Wish, grace: float, reason: Reason, message: str) -> None:
@@ -119,7 +119,7 @@ class Replica:
             record.reason = reason
             record.move(Phase.STOPPING, Stage.NONE, message)
         self._save()
-        self._drive(self._end())
+        self._drive(self._end)
 
     def observed(self) -> Observed:
         return self.record.observed(f"unix:{self.socket}")
@@ -137,14 +137,14 @@ class Replica:
 
     # Driving
 
-    def _drive(self, life: Coroutine[None, None, None]) -> None:
+    def _drive(self, life: Callable[[], Coroutine[None, None, None]]) -> None:
         former = self.task
 
         async def take_over() -> None:
             if former is not None:
                 former.cancel()
                 await asyncio.gather(former, return_exceptions=True)
-            await life
+            await life()
 
         self.task = asyncio.create_task(take_over(), name=f"replica {self.id}")
         self.task.add_done_callback(self._done)
@@ -270,31 +270,32 @@ class Replica:
     async def _launch(self) -> None:
         record, own = self.record, shlex.split(self.host.env.vllm_command)
         facts = self._launch_facts()
+        # An operator's own command may be meant relative to where the supervisor was started.
         command = own or self.engine.command(await self._have_engine())
         record.scratch = tempfile.mkdtemp(prefix="mp-")  # short: engines put sockets there
         record.launching = True
         self._move(Phase.LOADING, Stage.STARTING, "Starting the engine.")
         self.socket.unlink(missing_ok=True)
+        self._spawn(self.engine.argv(facts, command), facts, None if own else self.folder)
+        self._save()
+
+    def _spawn(self, argv: list[str], facts: Launch, folder: Path | None) -> None:
+        """Start the shim. In one breath: a process that is started is also known, so that whoever
+        cancels us a moment later can end it."""
         # Not asyncio's subprocess: its transport kills the child when it is collected.
-        self.child = await asyncio.to_thread(
-            subprocess.Popen,
-            [
-                *(sys.executable, "-I", shim.__file__, str(self.folder)),
-                *self.engine.argv(facts, command),
-            ],
+        self.child = subprocess.Popen(
+            [sys.executable, "-I", shim.__file__, str(self.folder), *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            # An operator's own command may be meant relative to where the supervisor was started.
-            cwd=None if own else self.folder,
+            cwd=folder,
             env=self._engine_environment(facts),
             start_new_session=True,
             umask=0o077,
         )
-        record.started_at = datetime.now(UTC)
-        record.shim = processes.identify(self.child.pid)
-        record.launching = False
-        self._save()
+        self.record.started_at = datetime.now(UTC)
+        self.record.shim = processes.identify(self.child.pid)
+        self.record.launching = False
 
     def _engine_environment(self, facts: Launch) -> dict[str, str]:
         """Next to nothing of ours: no secret, no address of a database."""
@@ -333,6 +334,8 @@ class Replica:
         finally:
             await client.close()
         await self._kill(grace=0)  # what it may have left behind
+        if self.record.shim and self.record.shim.boot != processes.boot_id():
+            raise Failure(Reason.NODE_LOST, "The machine was restarted.")
         code = self._exit_code()
         tail = logs.tail(self.folder)
         diagnosis = doctor.diagnose(code, tail)

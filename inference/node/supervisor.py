@@ -107,7 +107,7 @@ class Supervisor:
             environments.install,
             recipe,
             self.env.home,
-            indexes={"torch_cpu": self.env.torch_cpu_index},
+            indexes=environments.indexes(self.env),
             cancelled=self.cancelled,
         )
         return str(python)

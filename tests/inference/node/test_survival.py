@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -195,6 +196,44 @@ def test_an_unreadable_record_leaves_no_engine_behind(node: Rig) -> None:
 
     wait_until(lambda: not processes.of_replica(handle.replica_id, seen.pid))
     assert node.provisioner.observe(handle).phase is Phase.GONE
+
+
+def test_after_a_restart_of_the_machine_the_engine_is_lost_not_crashed(node: Rig) -> None:
+    handle, seen = up(node)
+    node.kill()
+    state = node.home / "instances" / handle.replica_id / "state.json"
+    record = json.loads(state.read_text())
+    psutil.Process(seen.pid).kill()
+    record["shim"]["boot"] = "another boot"
+    state.write_text(json.dumps(record))
+
+    node.start()
+
+    assert ended(node, handle).reason is Reason.NODE_LOST
+
+
+def test_stopping_and_deleting_in_the_middle_of_the_start_leaves_nothing(node: Rig) -> None:
+    handles = [node.provisioner.ensure(node.spec()) for _ in range(6)]
+    for number, handle in enumerate(handles):
+        time.sleep(0.01 * number)
+        node.provisioner.stop(handle, grace=0.1)
+        node.provisioner.delete(handle)
+
+    for handle in handles:
+        wait_for(node.provisioner, handle, Phase.GONE)
+        assert processes.of_replica(handle.replica_id, None) == []
+
+
+def test_an_engine_that_cannot_be_installed_says_why() -> None:
+    away = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull, "MODELPORT_TORCH_CPU_INDEX": ""}
+    with rig(command="", **away) as node:
+        handle = node.provisioner.ensure(node.spec())
+
+        after = ended(node, handle)
+
+        assert after.reason is Reason.IMAGE_ERROR and "torch==2.13.0+cpu" in after.message
+        (engine,) = node.provisioner.check().engines
+        assert not engine.installed and "torch" in engine.message
 
 
 def test_asked_to_the_supervisor_takes_its_engines_along() -> None:
