@@ -51,6 +51,11 @@ class NodeFit(msgspec.Struct, frozen=True):
         return _VERDICTS[self.fit.verdict]()
 
     @property
+    def tone(self) -> str:
+        """The colour of its label, among those of the status component."""
+        return _TONES[self.fit.verdict]
+
+    @property
     def sentences(self) -> list[str]:
         return fit_sentences(self.fit)
 
@@ -224,6 +229,12 @@ def _card_on_hand(source: str, model_id: str) -> ModelCard | None:
 
 _ORDER = [Verdict.FITS, Verdict.SHORTER, Verdict.UNKNOWN, Verdict.TOO_BIG]
 
+_TONES = {
+    Verdict.FITS: "ok",
+    Verdict.SHORTER: "info",
+    Verdict.UNKNOWN: "idle",
+    Verdict.TOO_BIG: "warn",
+}
 # Functions, so that each request gets its own language.
 _VERDICTS = {
     Verdict.FITS: lambda: _("Fits"),

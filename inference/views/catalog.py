@@ -44,7 +44,7 @@ def search(request: TenantRequest) -> HttpResponse:
     query = _query(request)
     if "again" in request.GET:
         hub.forget_failures()
-    context: dict[str, Any] = {"query": query, "hub_asked": True}
+    context: dict[str, Any] = {"query": query, "hub_asked": True} | _hub_words(query)
     try:
         found = catalog.search(request.organization, query)
     except HubError as error:
@@ -84,7 +84,20 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
 
 def _catalog(request: TenantRequest, **context: Any) -> HttpResponse:
     rows = _rows(catalog.on_hand(context["query"]))
-    return render(request, "inference/catalog.html", {"rows": rows} | context)
+    words = _hub_words(context["query"])
+    return render(request, "inference/catalog.html", {"rows": rows} | words | context)
+
+
+def _hub_words(query: str) -> dict[str, str]:
+    if not query:
+        return {
+            "hub_title": _("Most used on the Hugging Face hub"),
+            "hub_empty": _("The hub lists no model."),
+        }
+    return {
+        "hub_title": _("On the Hugging Face hub"),
+        "hub_empty": _("No model on the hub has “%(query)s” in its name.") % {"query": query},
+    }
 
 
 def _no_model(request: TenantRequest, source: str, model_id: str, error: HubError) -> HttpResponse:
