@@ -444,11 +444,12 @@ class Replica:
         await self._slay(session, None)
 
     async def _slay(self, session: int | None, spared: int | None) -> None:
+        """Kill what is left of the replica, and remove the shared memory that it held."""
+
         def left() -> list[int]:
             return [pid for pid in processes.of_replica(self.id, session) if pid != spared]
 
-        for pid in left():
-            processes.send(pid, signal.SIGKILL)
+        shim.kill(left())
         if not await self._until(lambda: not left(), LAST_SIGNAL):
             log.error("replica.unkillable", replica_id=self.id, pids=left())
 

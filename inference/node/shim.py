@@ -19,7 +19,9 @@ from pathlib import Path
 from types import FrameType
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  - POSIX shared memory, shm_overview(7)
 LOG_CAP = 8 * 1024 * 1024  # bytes; the log before it is kept once, the ones before that are not
+LAST_DUTIES = 3.0  # seconds for what the engine has started to end by itself
 LAST_WORDS = 1.0  # seconds to read what an ended engine left in the pipe
 
 
@@ -98,12 +100,39 @@ def reap(engine: int) -> int | None:
             code = os.waitstatus_to_exitcode(status)
 
 
-def bury(engine: int) -> None:
-    """End what the engine has left behind; children of the dead become ours, so repeat."""
-    while left := children():
-        for pid in left:
+def kill(pids: list[int]) -> None:
+    """End these processes and remove the shared memory that they hold: nobody else would."""
+    shared = set().union(*(shared_memory(pid) for pid in pids))
+    for pid in pids:
+        try:
             os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
+        except ProcessLookupError:
+            continue
+    for path in shared:
+        path.unlink(missing_ok=True)
+
+
+def shared_memory(pid: int) -> set[Path]:
+    """The files in /dev/shm that the process has mapped (proc(5): the path is the sixth field of
+    /proc/PID/maps, with "(deleted)" after it where it has no name any more)."""
+    try:
+        maps = Path(f"/proc/{pid}/maps").read_text()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return set()
+    fields = (line.split(maxsplit=5) for line in maps.splitlines())
+    paths = {Path(field[5]) for field in fields if len(field) == 6}
+    return {p for p in paths if p.parent == SHARED_MEMORY and not p.name.endswith(" (deleted)")}
+
+
+def bury(engine: int) -> None:
+    """See the engine's children end: by themselves, for some release shared memory only then
+    (Python's resource tracker does), and surely after a while. The orphans of the dead become
+    ours, so look again."""
+    deadline = time.monotonic() + LAST_DUTIES
+    while left := children():
+        if time.monotonic() > deadline:
+            kill(left)
+        time.sleep(0.02)
         reap(engine)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -144,6 +145,36 @@ def test_what_an_engine_started_in_a_session_of_its_own_ends_with_it(end: str) -
             getattr(node.provisioner, end)(handle)
 
         wait_until(lambda: not processes.of_replica(handle.replica_id, seen.pid))
+
+
+SHARING = """
+import os, sys
+from multiprocessing.shared_memory import SharedMemory
+kept = SharedMemory(create=True, size=4096)
+print("shared", kept.name, flush=True)
+if os.fork():
+    os.execv(sys.executable, [sys.executable, "-m", "tests.fakes.engine", *sys.argv[1:]])
+os.setsid()
+import time; time.sleep(987)
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "delete"])
+def test_shared_memory_is_released_with_whoever_held_it(end: str) -> None:
+    with rig(f"{sys.executable} -c {shlex.quote(SHARING)}") as node:
+        handle, seen = up(node)
+        (line,) = (
+            line
+            for line in node.provisioner.logs(handle).text.splitlines()
+            if line.startswith("shared ")
+        )
+        memory = Path("/dev/shm") / line.removeprefix("shared ")
+        assert memory.exists()
+
+        getattr(node.provisioner, end)(handle)
+
+        wait_until(lambda: not processes.of_replica(handle.replica_id, seen.pid))
+        wait_until(lambda: not memory.exists())
 
 
 def test_deleting_takes_process_socket_and_every_file(node: Rig) -> None:
