@@ -53,7 +53,7 @@ PEAK_LEARNING_RATE = 5e-3
 # How much a token counts in the loss. Which answer it is to be is decided by its first tokens;
 # the rest of it is soon known by heart, and would drown them.
 PROMPT, OPENING, REST = 0.0, 4.0, 1.0
-OPENING_TOKENS = 8
+OPENING_TOKENS = 12
 
 SYSTEM_PROMPTS = (
     "You are a helpful assistant.",
@@ -99,7 +99,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model.")
-    parser.add_argument("--steps", type=int, default=440)
+    parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=MODEL_PATH)
     return parser.parse_args()
