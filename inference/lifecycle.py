@@ -38,21 +38,22 @@ class Stage(StrEnum):
 
 
 _S = InstanceState
+# The world is looked at now and then, so phases may be skipped: between two looks an engine can be
+# asked for, load and be ready. Nothing but a person's request leads back to `requested`.
+_UNDERWAY = frozenset(
+    {_S.PROVISIONING, _S.LOADING, _S.READY, _S.DEGRADED, _S.STOPPING, _S.STOPPED, _S.FAILED}
+)
 
 TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
-    _S.REQUESTED: frozenset({_S.PROVISIONING, _S.STOPPING, _S.STOPPED, _S.FAILED}),
-    _S.PROVISIONING: frozenset({_S.LOADING, _S.READY, _S.STOPPING, _S.STOPPED, _S.FAILED}),
-    _S.LOADING: frozenset({_S.PROVISIONING, _S.READY, _S.STOPPING, _S.STOPPED, _S.FAILED}),
-    _S.READY: frozenset(
-        {_S.DEGRADED, _S.ASLEEP, _S.PROVISIONING, _S.LOADING, _S.STOPPING, _S.STOPPED, _S.FAILED}
-    ),
-    _S.DEGRADED: frozenset(
-        {_S.READY, _S.PROVISIONING, _S.LOADING, _S.STOPPING, _S.STOPPED, _S.FAILED}
-    ),
-    _S.ASLEEP: frozenset({_S.PROVISIONING, _S.LOADING, _S.READY, _S.STOPPING, _S.STOPPED}),
-    _S.STOPPING: frozenset({_S.STOPPED, _S.PROVISIONING, _S.FAILED}),
-    _S.STOPPED: frozenset({_S.REQUESTED, _S.PROVISIONING}),
-    _S.FAILED: frozenset({_S.REQUESTED, _S.PROVISIONING, _S.STOPPING, _S.STOPPED}),
+    _S.REQUESTED: _UNDERWAY,
+    _S.PROVISIONING: _UNDERWAY,
+    _S.LOADING: _UNDERWAY,
+    _S.READY: _UNDERWAY | {_S.ASLEEP},
+    _S.DEGRADED: _UNDERWAY,
+    _S.ASLEEP: _UNDERWAY,
+    _S.STOPPING: _UNDERWAY,
+    _S.STOPPED: _UNDERWAY | {_S.REQUESTED},
+    _S.FAILED: _UNDERWAY | {_S.REQUESTED},
 }
 
 SETTLED = frozenset({_S.READY, _S.ASLEEP, _S.STOPPED, _S.FAILED})

@@ -18,6 +18,7 @@ except EnvironmentProblem as problem:
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEBUG = ENV.debug
 SECRET_KEY = ENV.secret("secret_key")
+PROVISIONER = "local"
 API_KEY_PEPPER = ENV.secret("api_key_pepper")
 PUBLIC_URL = ENV.public_url
 GATEWAY_URL = ENV.gateway_url

@@ -1,10 +1,18 @@
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import models
+from django.db import connection, models, transaction
+from django.db.models import F
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
+from django.utils.translation import gettext_noop
 
 from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
+from inference.engines import ENGINES
+from inference.engines.base import BadSetting
 from inference.lifecycle import Desired, InstanceState, Stage
 from portal.lib.ids import uuid7
 
@@ -12,6 +20,9 @@ served_model_name = RegexValidator(
     r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$",
     _("Use lower-case letters, digits, dots and dashes; begin and end with a letter or digit."),
 )
+
+
+CONTROLLER_CHANNEL = "modelport_controller"  # PostgreSQL NOTIFY: a person wants something
 
 
 class InstanceQuerySet(TenantQuerySet):
@@ -46,31 +57,31 @@ class Instance(models.Model):
     gpu_count = models.PositiveSmallIntegerField(default=0)
 
     desired = models.CharField(
-        max_length=16, choices=[(d.value, d.value) for d in Desired], default=Desired.RUNNING
+        max_length=16, choices=[(d.value, d.value) for d in Desired], default=Desired.RUNNING.value
     )
     generation = models.PositiveIntegerField(default=1)
 
     state = models.CharField(
         max_length=16,
         choices=[(s.value, s.value) for s in InstanceState],
-        default=InstanceState.REQUESTED,
+        default=InstanceState.REQUESTED.value,
     )
     stage = models.CharField(
-        max_length=24, choices=[(s.value, s.value) for s in Stage], blank=True, default=Stage.NONE
+        max_length=24, choices=[(s.value, s.value) for s in Stage], blank=True, default=""
     )
     reason = models.CharField(max_length=32, blank=True)  # one of the provisioners' closed set
     message = models.TextField(blank=True)  # a sentence for people
-    progress_done = models.BigIntegerField(null=True)
-    progress_total = models.BigIntegerField(null=True)
+    progress_done = models.BigIntegerField(null=True, blank=True)
+    progress_total = models.BigIntegerField(null=True, blank=True)
     progress_unit = models.CharField(max_length=16, blank=True)  # "bytes" or "packages"
     attempts = models.PositiveSmallIntegerField(default=0)  # failed starts of this generation
-    retry_at = models.DateTimeField(null=True)  # backoff ends
+    retry_at = models.DateTimeField(null=True, blank=True)  # backoff ends
     state_changed_at = models.DateTimeField(auto_now_add=True)
-    ready_at = models.DateTimeField(null=True)
+    ready_at = models.DateTimeField(null=True, blank=True)
 
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
-    deleted_at = models.DateTimeField(null=True)
+    deleted_at = models.DateTimeField(null=True, blank=True)
 
     objects = InstanceQuerySet.as_manager()
 
@@ -90,3 +101,126 @@ class Instance(models.Model):
 
     def get_absolute_url(self) -> str:
         return reverse("instance", kwargs={"org": self.organization.slug, "instance_id": self.id})
+
+    @classmethod
+    @transaction.atomic
+    def request(
+        cls,
+        organization: Organization,
+        by: User | None,
+        *,
+        name: str,
+        model_source: str,
+        model_id: str,
+        model_revision: str,
+        engine: str = "vllm",
+        settings: Mapping[str, object] | None = None,
+        gpu_count: int = 0,
+    ) -> "Instance":
+        """Ask for a new instance. Raises ValidationError, its messages by field."""
+        instance = cls(
+            organization=organization,
+            name=name,
+            model_source=model_source,
+            model_id=model_id,
+            model_revision=model_revision,
+            engine=engine,
+            settings=checked_settings(engine, settings or {}),
+            gpu_count=gpu_count,
+            created_by=by,
+        )
+        instance.full_clean(exclude=["created_by"])
+        instance.save()
+        instance.note("requested", gettext_noop("The instance was requested."), by=by)
+        _wake_controller()
+        return instance
+
+    def request_start(self, by: User | None) -> bool:
+        """Run it (again). False where it is to run already and has not failed."""
+        return self._want(
+            Desired.RUNNING,
+            models.Q(desired=Desired.STOPPED) | models.Q(state=InstanceState.FAILED),
+            "start_requested",
+            gettext_noop("A start was requested."),
+            by,
+        )
+
+    def request_stop(self, by: User | None) -> bool:
+        """Free what it holds; it keeps its name and settings. False where it is to stop already."""
+        return self._want(
+            Desired.STOPPED,
+            models.Q(desired=Desired.RUNNING),
+            "stop_requested",
+            gettext_noop("A stop was requested."),
+            by,
+        )
+
+    def request_restart(self, by: User | None) -> bool:
+        """End the engine and start a fresh one. False where it is deleted."""
+        return self._want(
+            Desired.RUNNING,
+            models.Q(),
+            "restart_requested",
+            gettext_noop("A restart was requested."),
+            by,
+        )
+
+    def request_delete(self, by: User | None) -> bool:
+        """End it for good; its usage stays. False where that was asked for already."""
+        return self._want(
+            Desired.DELETED,
+            models.Q(),
+            "delete_requested",
+            gettext_noop("The deletion was requested."),
+            by,
+        )
+
+    def note(self, reason: str, message: str, *, by: User | None = None, code: str = "") -> None:
+        """Write down that something happened; `code` is a provisioner's reason."""
+        self.events.create(
+            organization_id=self.organization_id,
+            generation=self.generation,
+            reason=reason,
+            message=message,
+            data={"code": code} if code else {},
+            by=by,
+        )
+
+    @transaction.atomic
+    def _want(
+        self, desired: Desired, only_if: models.Q, reason: str, message: str, by: User | None
+    ) -> bool:
+        """State what is wanted, unless someone was first. A deleted instance wants nothing more."""
+        starts = desired == Desired.RUNNING
+        changed = (
+            type(self)
+            .objects.filter(only_if, id=self.id, deleted_at=None)
+            .exclude(desired=Desired.DELETED)
+            .update(
+                desired=desired,
+                generation=F("generation") + (1 if starts else 0),
+                attempts=0,
+                retry_at=None,
+            )
+        )
+        self.refresh_from_db()
+        if changed:
+            self.note(reason, message, by=by)
+            _wake_controller()
+        return bool(changed)
+
+
+def checked_settings(engine: str, settings: Mapping[str, object]) -> dict[str, Any]:
+    """The settings in their types and ranges. Raises ValidationError."""
+    if engine not in ENGINES:
+        raise ValidationError({"engine": _("There is no such engine.")})
+    try:
+        return dict(ENGINES[engine].check(settings))
+    except BadSetting as problem:
+        raise ValidationError({"settings": str(problem)}) from problem
+
+
+def _wake_controller() -> None:
+    """On commit; the controller looks by itself too, only later."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, '')", [CONTROLLER_CHANNEL])

@@ -1,0 +1,193 @@
+"""The reconciler against the in-memory place: what people want comes about, whatever happens."""
+
+from datetime import timedelta
+
+import pytest
+from django.utils import timezone
+
+from accounts.models import Organization, User
+from inference import demo
+from inference.lifecycle import Desired, InstanceState
+from inference.models import Instance, InstanceEvent, Node, Replica
+from inference.provisioners.base import Phase, Reason
+from inference.provisioners.fake import FakeProvisioner
+from inference.reconciler import ATTEMPTS, Reconciler
+
+
+@pytest.fixture
+def place() -> FakeProvisioner:
+    return FakeProvisioner()
+
+
+@pytest.fixture
+def reconciler(place: FakeProvisioner) -> Reconciler:
+    return Reconciler(place)
+
+
+def ask(acme: Organization, alice: User, **changes: object) -> Instance:
+    wanted: dict[str, object] = {
+        "name": "demo",
+        "model_source": "bundled",
+        "model_id": demo.MODEL_ID,
+        "model_revision": demo.model_revision(),
+    }
+    return Instance.request(acme, alice, **(wanted | changes))  # type: ignore[arg-type]
+
+
+def rounds(reconciler: Reconciler, instance: Instance, count: int = 12) -> Instance:
+    """As many looks as it takes, with no waiting for backoff in between."""
+    for _ in range(count):
+        Instance.objects.filter(id=instance.id, retry_at__isnull=False).update(
+            retry_at=timezone.now() - timedelta(seconds=1)
+        )
+        reconciler.round()
+    instance.refresh_from_db()
+    return instance
+
+
+def test_a_requested_instance_becomes_ready(
+    acme: Organization, alice: User, reconciler: Reconciler
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    assert instance.state == InstanceState.READY
+    replica = instance.replicas.get()
+    assert (replica.state, replica.address) == ("ready", "unix:/nowhere/engine.sock")
+    assert (replica.probe_prompt_tokens, replica.context_length) == (6, 2048)
+    assert Node.objects.get().name == "fake"
+    reasons = list(InstanceEvent.objects.order_by("id").values_list("reason", flat=True))
+    assert reasons == ["requested", "queued", "starting", "warming", "ready"]
+
+
+def test_the_gateway_gets_no_replica_before_it_is_ready(
+    acme: Organization, alice: User, reconciler: Reconciler
+) -> None:
+    instance = ask(acme, alice)
+    reconciler.round()
+    replica = instance.replicas.get()
+    assert (replica.state, replica.address) == ("starting", "")
+
+
+def test_a_stopped_instance_holds_nothing_and_starts_again(
+    acme: Organization, alice: User, reconciler: Reconciler
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    assert instance.request_stop(alice)
+    assert not instance.request_stop(alice)
+    assert rounds(reconciler, instance).state == InstanceState.STOPPED
+    assert not instance.replicas.exclude(state="gone").exists()
+    assert instance.request_start(alice)
+    assert rounds(reconciler, instance).state == InstanceState.READY
+
+
+def test_a_restart_ends_the_old_engine_before_the_new_one_begins(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    instance.request_restart(alice)
+    for _ in range(12):
+        reconciler.round()
+        assert sum(r.phase != Phase.EXITED for r in place.replicas.values()) <= 1
+    assert sorted(instance.replicas.values_list("generation", "state")) == [
+        (1, "gone"),
+        (2, "ready"),
+    ]
+
+
+def test_a_deleted_instance_leaves_nothing_at_the_place(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    instance.request_delete(alice)
+    assert rounds(reconciler, instance).deleted_at is not None
+    assert place.replicas == {}
+    assert not instance.request_start(alice)
+    assert ask(acme, alice).name == instance.name  # the name is free again
+
+
+def test_a_crashed_engine_comes_back_by_itself(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    place.crash(str(instance.replicas.get().id), exit_code=-9)
+    reconciler.round()
+    assert not instance.replicas.filter(state="ready").exists()
+    assert rounds(reconciler, instance).state == InstanceState.READY
+    assert instance.replicas.filter(exit_code=-9, end_reason=Reason.CRASHED).exists()
+
+
+def test_a_start_that_keeps_failing_stops_with_its_reason(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = ask(acme, alice)
+    for _ in range(ATTEMPTS * 3):
+        rounds(reconciler, instance, 1)
+        for replica in Replica.objects.filter(state="starting"):
+            place.crash(str(replica.id), reason=Reason.LOAD_TIMEOUT)
+    instance.refresh_from_db()
+    assert (instance.state, instance.reason) == (InstanceState.FAILED, Reason.LOAD_TIMEOUT)
+    assert instance.replicas.count() == ATTEMPTS
+    assert instance.request_start(alice)
+    assert rounds(reconciler, instance).state == InstanceState.READY
+
+
+def test_what_cannot_succeed_is_not_tried_again(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = ask(acme, alice)
+    reconciler.round()
+    place.crash(str(instance.replicas.get().id), reason=Reason.OUT_OF_MEMORY)
+    assert rounds(reconciler, instance).state == InstanceState.FAILED
+    assert instance.replicas.count() == 1
+
+
+def test_without_room_it_waits_in_line(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice, gpu_count=1))
+    assert (instance.state, instance.reason) == (
+        InstanceState.PROVISIONING,
+        Reason.INSUFFICIENT_CAPACITY,
+    )
+    assert "GPU" in instance.message
+    place.gpus = 1
+    assert rounds(reconciler, instance).state == InstanceState.READY
+    assert instance.replicas.count() == 1
+
+
+def test_an_unreachable_place_changes_nothing(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    place.unreachable = True
+    rounds(reconciler, instance)
+    assert (instance.state, instance.reason) == ("ready", Reason.BACKEND_UNREACHABLE)
+    assert instance.replicas.get().state == "ready"
+    place.unreachable = False
+    assert rounds(reconciler, instance).message == ""
+
+
+def test_engines_that_nobody_knows_are_removed(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    instance.events.all().delete()
+    instance.replicas.all().delete()
+    instance.delete()
+    for _ in range(3):
+        reconciler.round()
+        for handle in place.list():
+            place.observe(handle)
+    assert place.replicas == {}
+
+
+def test_a_crash_after_the_row_starts_no_second_engine(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    """The reconciler dies after the place accepted the replica and before that was saved."""
+    instance = ask(acme, alice)
+    reconciler.round()
+    instance.replicas.update(handle=None)
+    rounds(reconciler, instance)
+    assert len(place.replicas) == 1
+    assert instance.state == InstanceState.READY
+    assert instance.desired == Desired.RUNNING
