@@ -105,8 +105,11 @@ class FakeProvisioner:
 
     def delete(self, handle: Handle) -> None:
         self.stop(handle)
-        if replica := self.replicas.get(handle.replica_id):
-            replica.phase, replica.deleting = Phase.STOPPING, True
+        replica = self.replicas.get(handle.replica_id)
+        if replica is not None and replica.phase is Phase.EXITED:
+            del self.replicas[handle.replica_id]
+        elif replica is not None:
+            replica.deleting = True
 
     def logs(self, handle: Handle, *, offset: int | None = None, limit: int = 65536) -> LogChunk:
         self._reach()
