@@ -41,6 +41,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from redis import RedisError
 
 from inference.model_card import (
+    GATES,
     ModelCard,
     ModelFile,
     Refusal,
@@ -173,7 +174,7 @@ def describe(model_id: str, revision: str = "", token: str | None = None) -> Mod
         ModelCard,
         lambda: _ask(lambda: _describe(model_id, revision, token), token, model_id, revision),
         # Who has just accepted a licence wants to see it at once.
-        keep=lambda card: card.refusal not in {Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED},
+        keep=lambda card: card.refusal not in GATES,
     )
 
 

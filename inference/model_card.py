@@ -60,6 +60,9 @@ class Refusal(StrEnum):
     NOT_ACCEPTED = "not_accepted"  # gated, and the token's owner may not read it
 
 
+GATES = frozenset({Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED})  # what a licence's acceptance opens
+
+
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """The numbers that decide how much memory a token of context takes."""
 

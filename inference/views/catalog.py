@@ -15,7 +15,7 @@ from accounts.tenancy import TenantRequest, requires
 from inference import catalog, hub
 from inference.fit import Hardware, Verdict
 from inference.hub import HubError, ModelNotFound
-from inference.model_card import ModelCard, NotAModelAddress, parse_reference
+from inference.model_card import GATES, ModelCard, NotAModelAddress, parse_reference
 from inference.models.instance import Instance
 from portal.lib.env import environment
 
@@ -74,6 +74,7 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
         "source_label": Instance.Source(source).label,
         "fits": answers,
         "obstacle": catalog.obstacle(card, answers),
+        "gate": card.refusal in GATES,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
         "deploy_query": _deploy_query(card, answers),
@@ -119,7 +120,9 @@ def _rows(cards: list[ModelCard]) -> list[dict[str, Any]]:
     rows = []
     for card in cards:
         answers = catalog.fits_on(machines, card)
-        rows.append({"card": card, "best": answers[0] if answers else None})
+        refused = card.refusal is not None and card.refusal not in GATES
+        best = answers[0] if answers else None
+        rows.append({"card": card, "best": best, "refused": refused})
     return rows
 
 

@@ -82,6 +82,18 @@ def test_a_search_that_finds_nothing_says_so(alice_client: Client, hub: FakeHub)
     assert "No model on this machine has “nosuchthing&lt;b&gt;” in its name." in text
 
 
+def test_a_result_that_may_not_run_is_not_said_to_fit(
+    alice_client: Client, hub: FakeHub, node: Node
+) -> None:
+    hub.add("umbrella/coded", tiny_model(auto_map={"AutoModel": "evil.Model"}))
+    text = page(alice_client, "search/?q=coded", **{"HX-Request": "true"})
+    assert "Cannot run here" in text
+    assert 'data-s="ok"' not in text
+    hub.add("umbrella/open", tiny_model())
+    text = page(alice_client, "search/?q=open", **{"HX-Request": "true"})
+    assert 'data-s="ok"' in text
+
+
 @pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
 def test_without_the_hub_a_clear_message_and_the_local_models(
     alice_client: Client, hub: FakeHub, headers: dict[str, str]
