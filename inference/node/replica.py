@@ -435,19 +435,25 @@ class Replica:
         if process is not None and process.alive() and grace > 0:
             processes.send(process.pid, signal.SIGTERM)  # the shim passes it to the engine
             await self._until(lambda: not process.alive(), grace)
-        session = process.pid if process else None
-        # The shim last, so that it can still say how the engine ended.
-        spared = process.pid if process else None
-        await self._slay(session, spared)
+        # The shim and the trackers last: one says how the engine ended, the others tidy up.
+        spared = [pid for pid in self._left() if self._is_last(pid)]
+        await self._slay(spared)
         if process is not None:
             await self._until(lambda: not process.alive(), LAST_SIGNAL)
-        await self._slay(session, None)
+        await self._slay([])
 
-    async def _slay(self, session: int | None, spared: int | None) -> None:
+    def _left(self) -> list[int]:
+        return processes.of_replica(self.id, self.record.shim.pid if self.record.shim else None)
+
+    def _is_last(self, pid: int) -> bool:
+        process = self.record.shim
+        return (process is not None and pid == process.pid) or shim.tracks_resources(pid)
+
+    async def _slay(self, spared: list[int]) -> None:
         """Kill what is left of the replica, and remove the shared memory that it held."""
 
         def left() -> list[int]:
-            return [pid for pid in processes.of_replica(self.id, session) if pid != spared]
+            return [pid for pid in self._left() if pid not in spared]
 
         shim.kill(left())
         if not await self._until(lambda: not left(), LAST_SIGNAL):

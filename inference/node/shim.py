@@ -21,7 +21,8 @@ from types import FrameType
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  - POSIX shared memory, shm_overview(7)
 LOG_CAP = 8 * 1024 * 1024  # bytes; the log before it is kept once, the ones before that are not
-LAST_DUTIES = 3.0  # seconds for what the engine has started to end by itself
+LAST_DUTIES = 1.0  # seconds for what the engine has started to end by itself
+TRACKERS_DUTIES = 2.0  # seconds more, see tracks_resources
 LAST_WORDS = 1.0  # seconds to read what an ended engine left in the pipe
 
 
@@ -124,14 +125,24 @@ def shared_memory(pid: int) -> set[Path]:
     return {p for p in paths if p.parent == SHARED_MEMORY and not p.name.endswith(" (deleted)")}
 
 
+def tracks_resources(pid: int) -> bool:
+    """Whether it is Python's resource tracker: it removes what its processes left named in the
+    kernel (semaphores, shared memory) when the last of them has ended, and then ends itself."""
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def bury(engine: int) -> None:
-    """See the engine's children end: by themselves, for some release shared memory only then
-    (Python's resource tracker does), and surely after a while. The orphans of the dead become
-    ours, so look again."""
-    deadline = time.monotonic() + LAST_DUTIES
+    """See the engine's children end: by themselves, or surely after a while, the trackers last.
+    The orphans of the dead become ours, so look again."""
+    ended = time.monotonic()
     while left := children():
-        if time.monotonic() > deadline:
-            kill(left)
+        late = time.monotonic() - ended
+        if late > LAST_DUTIES:
+            trackers = late < LAST_DUTIES + TRACKERS_DUTIES
+            kill([pid for pid in left if not (trackers and tracks_resources(pid))])
         time.sleep(0.02)
         reap(engine)
 
