@@ -1,30 +1,54 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
-from django.db import models
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts import keys
+from accounts.models.membership import Membership
 from accounts.models.organization import Organization
 from accounts.models.user import User
+from accounts.roles import Permission, allows
 from accounts.tenancy import TenantQuerySet
+from portal.lib.errors import Conflict
 from portal.lib.ids import uuid7
 
-PLAYGROUND_LIFE = timedelta(hours=1)
-RENEW_BEFORE = timedelta(minutes=10)
+PLAYGROUND_LIFETIME = timedelta(hours=1)
+EXPIRY_MARGIN = timedelta(minutes=5)  # a playground key is renewed this long before its end
+LAST_USED_STEP = timedelta(minutes=1)  # "last used" is written at most this often
 
 
 class ApiKeyQuerySet(TenantQuerySet):
-    def usable(self) -> Self:
+    def usable(self) -> "ApiKeyQuerySet":
         """Neither revoked nor expired."""
-        now = timezone.now()
-        return self.filter(revoked_at=None).filter(
-            models.Q(expires_at=None) | models.Q(expires_at__gt=now)
-        )
+        unexpired = models.Q(expires_at=None) | models.Q(expires_at__gt=timezone.now())
+        return self.filter(unexpired, revoked_at=None)
+
+    def shown(self) -> "ApiKeyQuerySet":
+        """What people made themselves; the playground's keys come and go unseen."""
+        return self.exclude(kind=ApiKey.Kind.PLAYGROUND)
+
+    def visible_to(self, membership: Membership) -> "ApiKeyQuerySet":
+        """The keys a member may see and revoke: their own, or all with MANAGE_KEYS."""
+        theirs = self.for_organization(membership.organization).shown()
+        if membership.allows(Permission.MANAGE_KEYS):
+            return theirs
+        return theirs.filter(created_by=membership.user)
+
+    def revoke_beyond(self, user: User, organization: Organization, role: str | None) -> int:
+        """Revoke this person's keys that their role (None: no longer a member) could not make.
+
+        A key never reaches further than whoever made it.
+        """
+        kept = [kind for kind in ApiKey.Kind if role and may_hold(role, kind)]
+        beyond = self.for_organization(organization).filter(created_by=user, revoked_at=None)
+        return beyond.exclude(kind__in=kept).update(revoked_at=timezone.now())
 
 
 class ApiKey(models.Model):
@@ -44,7 +68,7 @@ class ApiKey(models.Model):
     prefix = models.CharField(max_length=12)
     last4 = models.CharField(max_length=4)
     digest = models.BinaryField(max_length=32, unique=True)
-    pepper_version = models.SmallIntegerField(default=1)
+    pepper_version = models.SmallIntegerField(default=keys.PEPPER_VERSION)
     models_allowed = ArrayField(
         models.CharField(max_length=63), default=list, blank=True, verbose_name=_("models")
     )  # names of instances; empty: every instance of the organization
@@ -52,6 +76,10 @@ class ApiKey(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    revoked_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
+    rotated_from = models.ForeignKey(
+        "self", on_delete=models.SET_NULL, null=True, related_name="rotated_to"
+    )
     last_used_at = models.DateTimeField(null=True, blank=True)
 
     objects = ApiKeyQuerySet.as_manager()
@@ -60,7 +88,24 @@ class ApiKey(models.Model):
         ordering = ["-created_at"]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.prefix}…{self.last4})"
+        return f"{self.name} ({self.masked})"
+
+    @property
+    def masked(self) -> str:
+        """The ends by which a person recognises the key: `mp-1a2B3c…9xYz`."""
+        return f"{self.prefix}…{self.last4}"
+
+    @property
+    def is_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
+
+    @property
+    def is_usable(self) -> bool:
+        return self.revoked_at is None and not self.is_expired
+
+    def about_to_expire(self) -> bool:
+        """Whether the key ends within minutes, so that a long-lived user should get another."""
+        return self.expires_at is not None and self.expires_at - timezone.now() < EXPIRY_MARGIN
 
     @classmethod
     def issue(
@@ -68,40 +113,167 @@ class ApiKey(models.Model):
         organization: Organization,
         by: User,
         name: str,
-        *,
         kind: str = Kind.API,
         models_allowed: Iterable[str] = (),
         expires_at: datetime | None = None,
+        id: UUID | None = None,
     ) -> tuple["ApiKey", str]:
-        """Make a key. The second part is the key itself: show it once, we cannot show it again."""
-        plain = keys.generate()
-        prefix, last4 = keys.visible(plain)
-        key = cls.objects.create(
-            organization=organization,
-            kind=kind,
-            name=name,
-            prefix=prefix,
-            last4=last4,
-            digest=keys.digest(plain, settings.API_KEY_PEPPER),
-            pepper_version=keys.PEPPER_VERSION,
-            models_allowed=list(models_allowed),
-            expires_at=expires_at,
-            created_by=by,
-        )
+        """Make a key: (what we keep, the key itself, which nobody can ever read again).
+
+        An `id` chosen beforehand makes a repeated request a Conflict instead of a second key.
+        Raises PermissionDenied if `by` may not have such a key, ValidationError by field, Conflict.
+        """
+        _check_may_hold(organization, by, kind)
+        allowed = sorted(set(models_allowed))
+        problems: dict[str, Any] = _expiry_problem(expires_at)
+        problems |= _models_problem(organization, allowed)
+        key, plain = cls._made(organization, by, name.strip(), kind, allowed, expires_at)
+        key.id = id or key.id
+        try:
+            key.clean_fields(exclude=["revoked_by", "rotated_from"])
+        except ValidationError as error:
+            problems = error.error_dict | problems
+        if problems:
+            raise ValidationError(problems)
+        try:
+            with transaction.atomic():
+                key.save(force_insert=True)
+        except IntegrityError as error:  # only the id can be taken: digests are random
+            raise Conflict(
+                _("This key has been made already. A key is shown only once.")
+            ) from error
         return key, plain
 
     @classmethod
     def playground(cls, organization: Organization, user: User) -> tuple["ApiKey", str]:
-        """A short-lived key for one tab of this person's browser."""
-        expires = timezone.now() + PLAYGROUND_LIFE
+        """A key of one hour for a user's own playground. Raises PermissionDenied."""
+        expires_at = timezone.now() + PLAYGROUND_LIFETIME
         return cls.issue(
-            organization, user, "Playground", kind=cls.Kind.PLAYGROUND, expires_at=expires
+            organization, user, "playground", cls.Kind.PLAYGROUND, expires_at=expires_at
         )
 
-    def about_to_expire(self) -> bool:
-        """Whether a request that starts now might outlive the key."""
-        return self.expires_at is not None and self.expires_at < timezone.now() + RENEW_BEFORE
+    @classmethod
+    def authenticate(cls, plain: str, kind: str) -> "ApiKey | None":
+        """The usable key of this kind that `plain` is, or None.
 
-    def revoke(self, by: User | None) -> None:
-        """End the key at once, in every gateway within a second. Ending it again does nothing."""
-        type(self).objects.filter(id=self.id, revoked_at=None).update(revoked_at=timezone.now())
+        A key lives only as long as its maker is a member who could make it today.
+        """
+        if not keys.well_formed(plain):
+            return None
+        digest = keys.digest(plain, settings.API_KEY_PEPPER)
+        key = (
+            cls.objects.usable()
+            .select_related("organization", "created_by")
+            .filter(digest=digest, kind=kind, created_by__is_active=True)
+            .first()
+        )
+        if key is None or not _member_may_hold(key.organization, key.created_by, kind):
+            return None
+        key._touch()
+        return key
+
+    def revoke(self, by: User) -> None:
+        """End the key at once, everywhere. To revoke twice changes nothing."""
+        ended = ApiKey.objects.filter(id=self.id, revoked_at=None)
+        ended.update(revoked_at=timezone.now(), revoked_by=by)
+        self.refresh_from_db(fields=["revoked_at", "revoked_by"])
+
+    def rotate(self, by: User, overlap: timedelta = timedelta(0)) -> tuple["ApiKey", str]:
+        """Make this key's successor; this one ends after `overlap`, or earlier if it was to.
+
+        Raises PermissionDenied, or Conflict if the key has ended or is being rotated already.
+        """
+        _check_may_hold(self.organization, by, self.kind)
+        with transaction.atomic():
+            old = ApiKey.objects.select_for_update().get(id=self.id)
+            if not old.is_usable:
+                raise Conflict(_("This key has ended and cannot be rotated. Make a new one."))
+            if old.rotated_to.exists():
+                raise Conflict(_("This key has been rotated already."))
+            new, plain = self._made(
+                old.organization, by, old.name, old.kind, old.models_allowed, old.expires_at
+            )
+            new.rotated_from = old
+            new.save(force_insert=True)
+            old._end_after(overlap, by)
+        self.refresh_from_db(fields=["expires_at", "revoked_at", "revoked_by"])
+        return new, plain
+
+    @classmethod
+    def _made(
+        cls,
+        organization: Organization,
+        by: User,
+        name: str,
+        kind: str,
+        models_allowed: list[str],
+        expires_at: datetime | None,
+    ) -> tuple["ApiKey", str]:
+        plain = keys.generate()
+        prefix, last4 = keys.visible(plain)
+        key = cls(
+            organization=organization,
+            created_by=by,
+            name=name,
+            kind=kind,
+            models_allowed=models_allowed,
+            expires_at=expires_at,
+            prefix=prefix,
+            last4=last4,
+            digest=keys.digest(plain, settings.API_KEY_PEPPER),
+        )
+        return key, plain
+
+    def _end_after(self, overlap: timedelta, by: User) -> None:
+        now = timezone.now()
+        if overlap <= timedelta(0):
+            self.revoked_at, self.revoked_by = now, by
+        else:
+            self.expires_at = min(self.expires_at or now + overlap, now + overlap)
+        self.save(update_fields=["expires_at", "revoked_at", "revoked_by"])
+
+    def _touch(self) -> None:
+        now = timezone.now()
+        if self.last_used_at is None or now - self.last_used_at >= LAST_USED_STEP:
+            ApiKey.objects.filter(id=self.id).update(last_used_at=now)
+
+
+_NEEDED = {
+    ApiKey.Kind.API: Permission.USE,
+    ApiKey.Kind.PLAYGROUND: Permission.USE,
+    ApiKey.Kind.MANAGEMENT: Permission.MANAGE_KEYS,
+}
+
+
+def may_hold(role: str, kind: str) -> bool:
+    """Whether a member with this role may have keys of this kind."""
+    return allows(role, _NEEDED[ApiKey.Kind(kind)])
+
+
+def _member_may_hold(organization: Organization, user: User, kind: str) -> bool:
+    membership = organization.memberships.filter(user=user).first()
+    return membership is not None and may_hold(membership.role, kind)
+
+
+def _check_may_hold(organization: Organization, user: User, kind: str) -> None:
+    if not _member_may_hold(organization, user, kind):
+        raise PermissionDenied(_("Your role does not allow keys of this kind."))
+
+
+def _expiry_problem(expires_at: datetime | None) -> dict[str, ValidationError]:
+    if expires_at is None or expires_at > timezone.now():
+        return {}
+    return {"expires_at": ValidationError(_("Choose a time in the future."), code="past")}
+
+
+def _models_problem(organization: Organization, names: list[str]) -> dict[str, ValidationError]:
+    known = organization.model_names()
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return {}
+    problem = ValidationError(
+        _("There is no instance named %(names)s in this organization."),
+        code="unknown_model",
+        params={"names": ", ".join(unknown)},
+    )
+    return {"models_allowed": problem}

@@ -1,7 +1,7 @@
 from collections.abc import Iterable
 from typing import Self
 
-from django.db import models
+from django.db import IntegrityError, models, transaction
 from django.urls import reverse
 from django.utils.text import slugify
 from django.utils.translation import gettext_lazy as _
@@ -9,6 +9,8 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models.user import User
 from accounts.roles import Role
 from portal.lib.ids import uuid7
+
+NAME_LENGTH = 80
 
 
 class OrganizationQuerySet(models.QuerySet["Organization"]):
@@ -21,7 +23,7 @@ class Organization(models.Model):
     """A tenant. Every later object belongs to one."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
-    name = models.CharField(_("name"), max_length=80)
+    name = models.CharField(_("name"), max_length=NAME_LENGTH)
     slug = models.SlugField(_("address"), max_length=48, unique=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -52,6 +54,26 @@ class Organization(models.Model):
     @classmethod
     def found(cls, name: str, owner: User) -> "Organization":
         """Make an organization with its first owner."""
-        organization = cls.objects.create(name=name, slug=cls.free_slug(name))
-        organization.memberships.create(user=owner, role=Role.OWNER)
-        return organization
+        name = name.strip()[:NAME_LENGTH]
+        while True:
+            slug = cls.free_slug(name)
+            try:
+                with transaction.atomic():
+                    organization = cls.objects.create(name=name, slug=slug)
+                    organization.memberships.create(user=owner, role=Role.OWNER)
+                return organization
+            except IntegrityError:
+                if not cls.objects.filter(slug=slug).exists():
+                    raise
+                # Somebody took this address a moment ago: look for another.
+
+    def rename(self, name: str) -> None:
+        """Give it another name. Its address stays, so that no link breaks."""
+        self.name = name
+        self.full_clean(validate_unique=False)
+        self.save(update_fields=["name"])
+
+    def model_names(self) -> set[str]:
+        """What its members may write as `model=`: the names of its instances."""
+        # `instances` is the other end of a relation that the inference app declares.
+        return set(self.instances.filter(deleted_at=None).values_list("name", flat=True))
