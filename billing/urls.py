@@ -1,3 +1,8 @@
-from django.urls import URLPattern, URLResolver
+from django.urls import path
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from billing import views
+
+urlpatterns = [
+    path("o/<slug:org>/usage/", views.usage, name="usage"),
+    path("o/<slug:org>/usage/export/", views.export, name="usage-export"),
+]

@@ -1,3 +1,9 @@
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from django.test import override_settings
+
 from tests.cast import (
     acme,
     alice,
@@ -19,3 +25,11 @@ __all__ = [
     "charlie_client",
     "umbrella",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_static() -> Iterator[None]:
+    """Pages of in-process tests name static files as they are; `modelport up` collects them."""
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    with override_settings(STORAGES=settings.STORAGES | {"staticfiles": plain}):
+        yield

@@ -21,6 +21,7 @@ def _start() -> None:
     global _home
     _home = Path(tempfile.mkdtemp(prefix="mp-"))
     os.environ["MODELPORT_HOME"] = str(_home)
+    (_home / "staticroot").mkdir()  # whitenoise looks for it
     if "DATABASE_URL" not in os.environ:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it remarks on a runtime folder that it can do without

@@ -6,6 +6,15 @@ from django.utils.translation import gettext_lazy as _
 from accounts.tenancy import TenantQuerySet
 from billing.usage_record import Outcome, UsageSource
 
+OUTCOMES = [
+    (Outcome.COMPLETED.value, _("completed")),
+    (Outcome.CLIENT_GONE.value, _("client left")),
+    (Outcome.REFUSED.value, _("refused")),
+    (Outcome.ENGINE_ERROR.value, _("refused by the engine")),
+    (Outcome.UPSTREAM_FAILED.value, _("engine failed")),
+    (Outcome.GATEWAY_DIED.value, _("cut off")),
+]
+
 
 class UsageEvent(models.Model):
     """One request to the gateway, as it was metered. Rows are inserted once and never change.
@@ -30,7 +39,7 @@ class UsageEvent(models.Model):
     completion_tokens = models.BigIntegerField(_("output tokens"))
     reasoning_tokens = models.BigIntegerField(_("reasoning tokens"))
     source = models.CharField(max_length=16, choices=[(s.value, s.value) for s in UsageSource])
-    outcome = models.CharField(max_length=16, choices=[(o.value, o.value) for o in Outcome])
+    outcome = models.CharField(max_length=16, choices=OUTCOMES)
     status = models.SmallIntegerField(_("status"))
     finish_reason = models.CharField(max_length=24, blank=True)
     ttft_us = models.BigIntegerField(null=True)
@@ -58,3 +67,13 @@ class UsageEvent(models.Model):
 
     def __str__(self) -> str:
         return str(self.request_id)
+
+    @property
+    def ttft_ms(self) -> int | None:
+        """Milliseconds from the request to the first token, rounded for people."""
+        return None if self.ttft_us is None else round(self.ttft_us / 1000)
+
+    @property
+    def duration_ms(self) -> int:
+        """Milliseconds from the request to the end of its answer, rounded for people."""
+        return round(self.duration_us / 1000)

@@ -1,3 +1,5 @@
-from django.urls import URLPattern
+from django.urls import path
 
-urlpatterns: list[URLPattern] = []
+from inference.playground.views import playground
+
+urlpatterns = [path("playground/", playground, name="playground")]

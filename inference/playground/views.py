@@ -1,0 +1,40 @@
+from django.http import HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET
+
+from accounts.roles import Permission
+from accounts.tenancy import TenantRequest, requires
+from inference.lifecycle import InstanceState
+from inference.models import Instance
+
+
+@require_GET
+@requires(Permission.USE)
+def playground(request: TenantRequest) -> HttpResponse:
+    """The chat page; the conversation itself goes over the websocket and stays in the tab."""
+    ready = Instance.objects.for_organization(request.organization).alive()
+    names = list(
+        ready.filter(state=InstanceState.READY, desired="running")
+        .exclude(settings__runner="pooling")  # such an engine embeds and does not answer
+        .order_by("name")
+        .values_list("name", flat=True)
+    )
+    wanted = request.GET.get("model")
+    context = {
+        "names": names,
+        "chosen": wanted if wanted in names else None,
+        "socket": f"/ws{reverse('playground', kwargs={'org': request.organization.slug})}",
+        "text": {
+            "waiting": _("Waiting for the first word…"),
+            "lost": _("The connection was lost. Send again when it is back."),
+            "refused": _("This session has ended. Reload the page and sign in again."),
+            "ttft": _("First token"),
+            "speed": _("tokens/s"),
+            "tokens": _("tokens"),
+            "stopped": _("stopped"),
+            "cut": _("cut at the token limit"),
+        },
+    }
+    return render(request, "inference/playground.html", context)

@@ -1,0 +1,31 @@
+from django import template
+from django.utils.functional import Promise
+from django.utils.translation import gettext
+
+from inference import words
+
+register = template.Library()
+
+
+@register.filter
+def state_tone(state: str) -> str:
+    """The colour of a state's label."""
+    return words.STATES[state][0]
+
+
+@register.filter
+def state_word(state: str) -> Promise:
+    """What people call a state."""
+    return words.STATES[state][1]
+
+
+@register.filter
+def event_title(reason: str) -> Promise | str:
+    """What people call an event."""
+    return words.event_title(reason)
+
+
+@register.filter
+def translated(message: str) -> str:
+    """A sentence that was stored in English, in the reader's language where it is known."""
+    return gettext(message) if message else ""
