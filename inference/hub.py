@@ -51,6 +51,8 @@ from inference.model_card import (
 )
 from inference.node.weights import CONFIGS
 from portal.lib.env import environment
+from portal.lib.errors import Conflict, Unavailable
+from portal.lib.errors import Refusal as Refused
 
 DEADLINE = 5.0  # seconds a page may wait in all
 TIMEOUT = httpx2.Timeout(4.0, connect=2.5)  # seconds without a byte
@@ -73,19 +75,21 @@ _config_pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub-config"
 Answer = TypeVar("Answer")
 
 
-class HubError(Exception):
+class HubError(Refused):
     """The hub did not give what was asked for."""
 
-    retryable = False
+    def __init__(self, *facts: object) -> None:
+        Exception.__init__(self, *facts)
+
+    def __str__(self) -> str:
+        return self.sentence
 
     @property
     def sentence(self) -> str:
         raise NotImplementedError
 
 
-class HubUnreachable(HubError):
-    retryable = True
-
+class HubUnreachable(HubError, Unavailable):
     @property
     def sentence(self) -> str:
         return _(
@@ -94,7 +98,7 @@ class HubUnreachable(HubError):
         ) % {"address": environment().hf_endpoint}
 
 
-class TokenRefused(HubError):
+class TokenRefused(HubError, Conflict):
     @property
     def sentence(self) -> str:
         return _(
@@ -121,7 +125,7 @@ class ModelNotFound(HubError):
         ) % {"model": self.model_id}
 
 
-class GatedModel(HubError):
+class GatedModel(HubError, Conflict):
     def __init__(self, model_id: str, has_token: bool) -> None:
         super().__init__(model_id)
         self.model_id, self.has_token = model_id, has_token
