@@ -115,6 +115,8 @@ TEMPLATES = [
     }
 ]
 
+COTTON_SNAKE_CASED_NAMES = False  # <c-page-header> is cotton/page-header.html
+
 DATABASES: dict[str, Any] = {
     "default": environ.Env.db_url_config(ENV.database)
     | {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
@@ -208,7 +210,15 @@ CONTENT_SECURITY_POLICY = {
 X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 
+# Closed by default: a view that wants to be public says so itself.
 REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "accounts.authentication.ManagementKeyAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PAGINATION_CLASS": "portal.lib.pagination.KeysetPagination",
+    "EXCEPTION_HANDLER": "portal.lib.problems.handle",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
@@ -222,6 +232,12 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
+    "SERVE_AUTHENTICATION": None,
+    "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "portal.api.with_problems",
+    ],
 }
 
 # Prompts and answers never reach a log: nothing here logs bodies, and no logger is asked to.

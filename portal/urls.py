@@ -6,6 +6,7 @@ urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("outbox/", outbox.page, name="outbox"),
     path("i18n/", include("django.conf.urls.i18n")),
+    path("api/v1/", include("portal.api")),
     path("", include("portal.dashboard.urls")),
     path("", include("accounts.urls")),
     path("", include("inference.urls")),

@@ -164,7 +164,9 @@ class Invitation(models.Model):
         self.save()
         link = settings.PUBLIC_URL + reverse("invitation-accept", args=[token])
         context = {"invitation": self, "link": link, "days": LIFETIME.days}
-        subject = render_to_string("accounts/email/invitation_subject.txt", context).strip()
+        subject = " ".join(
+            render_to_string("accounts/email/invitation_subject.txt", context).split()
+        )
         body = render_to_string("accounts/email/invitation.txt", context)
         try:
             EmailMessage(subject, body, to=[self.email]).send()

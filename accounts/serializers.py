@@ -1,0 +1,107 @@
+from datetime import timedelta
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models.membership import ROLE_LABELS
+
+LONGEST_OVERLAP = int(timedelta(days=30).total_seconds())
+
+
+class OrganizationSerializer(serializers.ModelSerializer[Organization]):
+    role = serializers.SerializerMethodField(help_text="Your role in it.")
+
+    class Meta:
+        model = Organization
+        fields = ["id", "slug", "name", "role", "created_at"]
+        read_only_fields = ["id", "slug", "created_at"]
+
+    @extend_schema_field(serializers.ChoiceField(choices=ROLE_LABELS))
+    def get_role(self, organization: Organization) -> str:
+        membership: Membership = organization.mine[0]  # type: ignore[attr-defined]  # prefetched
+        return membership.role
+
+
+class UserSerializer(serializers.ModelSerializer[User]):
+    class Meta:
+        model = User
+        fields = ["id", "email"]
+
+
+class MembershipSerializer(serializers.ModelSerializer[Membership]):
+    user = UserSerializer(read_only=True)
+
+    class Meta:
+        model = Membership
+        fields = ["id", "user", "role", "created_at"]
+        read_only_fields = ["id", "created_at"]
+
+
+class InvitationSerializer(serializers.ModelSerializer[Invitation]):
+    invited_by = UserSerializer(read_only=True, allow_null=True)
+
+    class Meta:
+        model = Invitation
+        fields = ["id", "email", "role", "invited_by", "created_at", "expires_at", "accepted_at"]
+        read_only_fields = ["id", "created_at", "expires_at", "accepted_at"]
+
+
+class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
+    kind = serializers.ChoiceField(
+        choices=[(k.value, k.label) for k in (ApiKey.Kind.API, ApiKey.Kind.MANAGEMENT)],
+        default=ApiKey.Kind.API,
+        help_text="`api` calls /v1, `management` calls this API with your own role.",
+    )
+    models_allowed = serializers.ListField(
+        child=serializers.CharField(max_length=63),
+        default=list,
+        help_text="Names of instances. Empty: every instance of the organization.",
+    )
+    created_by = UserSerializer(read_only=True, allow_null=True)
+
+    class Meta:
+        model = ApiKey
+        fields = [
+            "id",
+            "kind",
+            "name",
+            "prefix",
+            "last4",
+            "models_allowed",
+            "created_by",
+            "created_at",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+        ]
+        read_only_fields = ["id", "prefix", "last4", "created_at", "revoked_at", "last_used_at"]
+
+
+class NewApiKeySerializer(ApiKeySerializer):
+    """A key at its birth: the only time that the key itself is told."""
+
+    key = serializers.CharField(read_only=True, help_text="The key itself, shown this once.")
+
+    class Meta(ApiKeySerializer.Meta):
+        fields = [*ApiKeySerializer.Meta.fields, "key"]
+
+
+class RotationSerializer(serializers.Serializer[Any]):
+    overlap_seconds = serializers.IntegerField(
+        min_value=0,
+        max_value=LONGEST_OVERLAP,
+        default=0,
+        help_text="For how long the old key goes on working.",
+    )
+
+
+class MeSerializer(serializers.Serializer[Any]):
+    """Who is asking, and where they may."""
+
+    user = UserSerializer()
+    organizations = OrganizationSerializer(many=True)
+    management_key = ApiKeySerializer(
+        allow_null=True, help_text="The key you authenticated with, or null for a session."
+    )
