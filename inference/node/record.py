@@ -45,7 +45,6 @@ class Record(msgspec.Struct, kw_only=True):
     message: str = ""
     progress: Progress | None = None
     weights: str = ""  # the folder, once it is on this machine
-    scratch: str = ""  # the engine's TMPDIR
     launching: bool = False  # between the decision to start and knowing the process
     shim: Identity | None = None
     started_at: datetime | None = None

@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +86,8 @@ class Replica:
         self.host, self.record, self.hub_token = host, record, hub_token
         self.id = record.spec.replica_id
         self.folder = host.env.home / "instances" / self.id
-        self.socket_folder = host.env.run_dir / "instances" / self.id
+        self.socket_folder = socket_folder(host.env, self.id)
+        self.scratch = scratch_folder(host.env, self.id)
         self.socket = self.socket_folder / "engine.sock"
         self.engine = ENGINES[record.spec.engine]
         self.misses = 0
@@ -272,7 +272,7 @@ class Replica:
         facts = self._launch_facts()
         # An operator's own command may be meant relative to where the supervisor was started.
         command = own or self.engine.command(await self._have_engine())
-        record.scratch = tempfile.mkdtemp(prefix="mp-")  # short: engines put sockets there
+        self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         record.launching = True
         self._move(Phase.LOADING, Stage.STARTING, "Starting the engine.")
         self.socket.unlink(missing_ok=True)
@@ -304,7 +304,7 @@ class Replica:
         home.mkdir(mode=0o700, exist_ok=True)
         return (
             passed
-            | {"HOME": str(home), "TMPDIR": self.record.scratch, "PYTHONUNBUFFERED": "1"}
+            | {"HOME": str(home), "TMPDIR": str(self.scratch), "PYTHONUNBUFFERED": "1"}
             | self.engine.env(facts)
             | {processes.MARK: self.id}
         )
@@ -488,10 +488,8 @@ class Replica:
 
     def _tidy(self) -> None:
         """Remove what only a running engine needs; logs stay."""
-        shutil.rmtree(self.socket_folder, ignore_errors=True)
+        clear_run_folders(self.host.env, self.id)
         shutil.rmtree(self.folder / "home", ignore_errors=True)
-        if self.record.scratch:
-            shutil.rmtree(self.record.scratch, ignore_errors=True)
 
     # The record
 
@@ -505,6 +503,22 @@ class Replica:
 
     def _save(self) -> None:
         self.record.save(self.folder)
+
+
+def clear_run_folders(env: Environment, replica_id: str) -> None:
+    """Remove the replica's sockets and temporary files."""
+    shutil.rmtree(socket_folder(env, replica_id), ignore_errors=True)
+    shutil.rmtree(scratch_folder(env, replica_id), ignore_errors=True)
+
+
+def socket_folder(env: Environment, replica_id: str) -> Path:
+    return env.run_dir / "instances" / replica_id
+
+
+def scratch_folder(env: Environment, replica_id: str) -> Path:
+    """The engine's TMPDIR. Short, because engines put sockets with names of 36 characters there
+    and the kernel wants at most 107 bytes; the end of an id of ours is its random part."""
+    return env.run_dir / "t" / replica_id[-12:]
 
 
 def _our_root() -> str:

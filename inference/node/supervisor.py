@@ -23,7 +23,7 @@ from inference.engines.base import BadSetting, Recipe, Variant
 from inference.node import admission, environments, hardware, logs, processes
 from inference.node.environments import InstallProgress
 from inference.node.record import Record, Wish, load
-from inference.node.replica import DELETE_GRACE, Replica
+from inference.node.replica import DELETE_GRACE, Replica, clear_run_folders
 from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
 from inference.node.weights import WeightsProblem, check_folder
 from inference.provisioners.base import (
@@ -87,6 +87,7 @@ class Supervisor:
             log.warning("replica.unreadable", folder=str(folder))
             for pid in processes.of_replica(folder.name, None):
                 processes.send(pid, signal.SIGKILL)
+            clear_run_folders(self.env, folder.name)
             shutil.rmtree(folder, ignore_errors=True)
             return
         replica = Replica(self, record)

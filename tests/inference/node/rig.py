@@ -75,6 +75,8 @@ class Rig:
         self.terminate()
         for handle in handles:
             assert processes.of_replica(handle.replica_id, None) == []
+        left = [p for place in ("run/t", "run/instances") for p in (self.home / place).glob("*")]
+        assert left == []
 
     def spec(self, **changes: object) -> Spec:
         return spec(self.model, **changes)

@@ -179,16 +179,13 @@ def test_shared_memory_is_released_with_whoever_held_it(end: str) -> None:
 
 def test_deleting_takes_process_socket_and_every_file(node: Rig) -> None:
     handle, seen = up(node)
-    scratch = json.loads((node.home / "instances" / handle.replica_id / "state.json").read_text())[
-        "scratch"
-    ]
-    assert Path(scratch).exists()
+    (scratch,) = (node.home / "run" / "t").iterdir()
 
     node.provisioner.delete(handle)
     wait_for(node.provisioner, handle, Phase.GONE)
 
     assert processes.of_replica(handle.replica_id, seen.pid) == []
-    assert not Path(scratch).exists()
+    assert not scratch.exists()
     assert [p for p in node.home.rglob("*") if handle.replica_id in str(p)] == []
 
 
