@@ -1,0 +1,20 @@
+"""What Prometheus may know of the gateway: counts and times, never text."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+REGISTRY = CollectorRegistry()
+REQUESTS = Counter(
+    "modelport_gateway_requests", "Requests by status.", ["endpoint", "status"], registry=REGISTRY
+)
+IN_FLIGHT = Gauge("modelport_gateway_in_flight", "Requests under way.", registry=REGISTRY)
+TTFT = Histogram(
+    "modelport_gateway_ttft_seconds",
+    "From the request's last byte to the first byte of its answer.",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+    registry=REGISTRY,
+)
+
+
+def exposition() -> bytes:
+    """The text that Prometheus reads."""
+    return generate_latest(REGISTRY)

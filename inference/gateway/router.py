@@ -1,0 +1,73 @@
+"""From an organization's model name to a replica that can answer. PURE."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from inference.gateway.errors import Refusal, no_such_model
+
+RETRY_AFTER = 5  # seconds; what a client of an instance that is on its way should wait
+
+WORDS = {
+    "requested": "has just been requested",
+    "provisioning": "is being prepared",
+    "loading": "is loading its model",
+    "degraded": "does not answer right now",
+    "asleep": "is asleep",
+    "stopping": "is stopping",
+    "stopped": "is stopped",
+    "failed": "could not start",
+}
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    id: bytes
+    instance_id: bytes
+    address: str
+    context_length: int | None
+    outstanding: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    id: bytes
+    organization_id: bytes
+    name: str
+    state: str
+    endpoints: frozenset[str]  # paths under /v1 that its engine offers
+    created_at: datetime
+    replicas: list[Replica] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Key:
+    id: bytes
+    organization_id: bytes
+    kind: str
+    models_allowed: frozenset[str]  # empty: all
+    expires_at: float | None  # seconds since 1970-01-01 UTC
+
+
+def allowed(key: Key, model: str) -> bool:
+    return not key.models_allowed or model in key.models_allowed
+
+
+def choose(instance: Instance | None, key: Key, model: str, endpoint: str) -> Replica:
+    """The replica with the fewest outstanding requests. Raises Refusal."""
+    if instance is None or not allowed(key, model):
+        raise no_such_model(model)
+    if endpoint not in instance.endpoints:
+        raise Refusal(
+            404,
+            f"The instance `{model}` does not offer /v1/{endpoint}.",
+            code="unsupported_endpoint",
+        )
+    if not instance.replicas:
+        state = WORDS.get(instance.state, "is not ready yet")
+        raise Refusal(
+            503,
+            f"The instance `{model}` {state}.",
+            code="instance_not_ready",
+            retry_after=RETRY_AFTER,
+        )
+    return min(instance.replicas, key=lambda replica: replica.outstanding)

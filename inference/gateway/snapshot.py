@@ -1,0 +1,190 @@
+"""What the gateway must know of keys, instances and replicas, in its own memory.
+
+Loaded at the start, then kept up by PostgreSQL's NOTIFY on `modelport_gateway` (payload
+`table:id`, sent by triggers) and by a full reload now and then. With PostgreSQL away the last
+known state goes on serving.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from inference.engines import ENGINES
+from inference.gateway.router import Instance, Key, Replica
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "modelport_gateway"
+FULL_RELOAD = 60.0  # seconds
+RECONNECT = 1.0  # seconds
+UNKNOWN_FOR = 1.0  # seconds for which a key that was not found is not looked up again
+LOOKUPS = 4  # look-ups of unknown keys at a time; strangers must not keep the database busy
+MOST_UNKNOWN = 10_000
+
+_KEYS = """
+    SELECT id, organization_id, kind, models_allowed, expires_at, digest FROM accounts_apikey
+    WHERE revoked_at IS NULL AND kind IN ('api', 'playground')
+      AND (expires_at IS NULL OR expires_at > now())
+"""
+_INSTANCES = """
+    SELECT id, organization_id, name, engine, settings, state, created_at FROM inference_instance
+    WHERE deleted_at IS NULL AND desired <> 'deleted'
+"""
+_REPLICAS = """
+    SELECT id, instance_id, address, context_length FROM inference_replica
+    WHERE state = 'ready' AND address <> ''
+"""
+
+Row = tuple[Any, ...]
+Connection = psycopg.AsyncConnection[Row]
+
+
+class Snapshot:
+    """The tables. Read on the hot path by plain look-ups; written by `follow` alone."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self.keys: dict[bytes, Key] = {}  # by digest
+        self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
+        self._digests: dict[bytes, bytes] = {}  # key id → digest
+        self._by_id: dict[bytes, Instance] = {}
+        self._unknown: dict[bytes, float] = {}
+        self._lookups = asyncio.Semaphore(LOOKUPS)
+        self.loaded = asyncio.Event()
+
+    def key(self, digest: bytes) -> Key | None:
+        """The key of this digest, unless it has expired."""
+        key = self.keys.get(digest)
+        if key is not None and key.expires_at is not None and key.expires_at <= time.time():
+            return None
+        return key
+
+    def of_organization(self, organization_id: bytes) -> list[Instance]:
+        return [i for (owner, _), i in self.instances.items() if owner == organization_id]
+
+    async def look_up(self, digest: bytes) -> Key | None:
+        """A key that was made so lately that its notice is still on its way."""
+        now = time.monotonic()
+        if self._unknown.get(digest, 0) > now or self._lookups.locked():
+            return self.key(digest)
+        async with self._lookups:
+            try:
+                async with await self._connect() as connection:
+                    rows = await _fetch(connection, _KEYS + " AND digest = %s", [digest])
+            except psycopg.Error:
+                return self.key(digest)
+        for row in rows:
+            self._add_key(row)
+        if not rows:
+            if len(self._unknown) >= MOST_UNKNOWN:
+                self._unknown.clear()
+            self._unknown[digest] = now + UNKNOWN_FOR
+        return self.key(digest)
+
+    async def follow(self) -> None:
+        """Load, then keep up, for ever."""
+        while True:
+            try:
+                async with await self._connect() as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    await self._keep_up(connection)
+            except psycopg.Error as error:
+                log.warning("the gateway goes on with what it knows: %s", error)
+            await asyncio.sleep(RECONNECT)
+
+    async def _connect(self) -> Connection:
+        return await psycopg.AsyncConnection.connect(
+            self._database, autocommit=True, connect_timeout=5
+        )
+
+    async def _keep_up(self, connection: Connection) -> None:
+        while True:
+            await self._load(connection)
+            self.loaded.set()
+            until = time.monotonic() + FULL_RELOAD
+            while (left := until - time.monotonic()) > 0:
+                async for notice in connection.notifies(timeout=left, stop_after=1):
+                    await self._refresh(connection, notice.payload)
+
+    async def _load(self, connection: Connection) -> None:
+        keys = await _fetch(connection, _KEYS)
+        self.keys.clear()
+        self._digests.clear()
+        for row in keys:
+            self._add_key(row)
+        await self._load_instances(connection)
+
+    async def _refresh(self, connection: Connection, payload: str) -> None:
+        table, _, id_ = payload.partition(":")
+        if table == "accounts_apikey":
+            rows = await _fetch(connection, _KEYS + " AND id = %s", [id_])
+            self._forget_key(bytes.fromhex(id_.replace("-", "")))
+            for row in rows:
+                self._add_key(row)
+        else:  # few and small: read anew, so that an instance and its replicas never disagree
+            await self._load_instances(connection)
+
+    async def _load_instances(self, connection: Connection) -> None:
+        instances = await _fetch(connection, _INSTANCES)
+        replicas = await _fetch(connection, _REPLICAS)
+        # No await from here on: nobody sees it half done.
+        former = {r.id: r for i in self._by_id.values() for r in i.replicas}
+        self.instances.clear()
+        self._by_id.clear()
+        for row in instances:
+            self._add_instance(row)
+        for row in replicas:
+            self._add_replica(row, former)
+
+    def _add_key(self, row: Row) -> None:
+        id_, organization, kind, models, expires, digest = row
+        key = Key(
+            id_.bytes,
+            organization.bytes,
+            kind,
+            frozenset(models),
+            expires.timestamp() if expires else None,
+        )
+        self.keys[bytes(digest)] = key
+        self._digests[key.id] = bytes(digest)
+        self._unknown.pop(bytes(digest), None)
+
+    def _forget_key(self, id_: bytes) -> None:
+        digest = self._digests.pop(id_, None)
+        if digest is not None:
+            self.keys.pop(digest, None)
+
+    def _add_instance(self, row: Row) -> None:
+        id_, organization, name, engine, settings, state, created = row
+        instance = Instance(
+            id_.bytes, organization.bytes, name, state, _endpoints(engine, settings), created
+        )
+        self.instances[instance.organization_id, name] = instance
+        self._by_id[instance.id] = instance
+
+    def _add_replica(self, row: Row, former: Mapping[bytes, Replica]) -> None:
+        id_, instance_id, address, context_length = row
+        instance = self._by_id.get(instance_id.bytes)
+        if instance is None:
+            return
+        known = former.get(id_.bytes)
+        if known is not None and known.address == address:
+            known.context_length = context_length
+            instance.replicas.append(known)  # it keeps its count of outstanding requests
+        else:
+            instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
+
+
+def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
+    known = ENGINES.get(engine)
+    paths = known.endpoints(settings) if known else frozenset()
+    return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+async def _fetch(connection: Connection, query: Any, parameters: Any = None) -> list[Row]:
+    cursor = await connection.execute(query, parameters)
+    return await cursor.fetchall()
