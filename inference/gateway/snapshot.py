@@ -107,8 +107,12 @@ class Snapshot:
             self.loaded.set()
             until = time.monotonic() + FULL_RELOAD
             while (left := until - time.monotonic()) > 0:
-                async for notice in connection.notifies(timeout=left, stop_after=1):
-                    await self._refresh(connection, notice.payload)
+                # Taken in first: the connection can ask nothing while it listens.
+                notices = [
+                    n.payload async for n in connection.notifies(timeout=left, stop_after=1)
+                ]
+                for payload in notices:
+                    await self._refresh(connection, payload)
 
     async def _load(self, connection: Connection) -> None:
         keys = await _fetch(connection, _KEYS)
