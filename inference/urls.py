@@ -3,5 +3,6 @@ from django.urls import include, path
 urlpatterns = [
     path("o/<slug:org>/", include("inference.views.catalog_urls")),
     path("o/<slug:org>/", include("inference.views.instance_urls")),
+    path("o/<slug:org>/", include("inference.views.credentials_urls")),
     path("o/<slug:org>/", include("inference.playground.urls")),
 ]

@@ -18,6 +18,8 @@ from rest_framework.views import APIView
 
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
+from billing.api import UsageViewSet
+from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from portal.lib.problems import CONTENT_TYPE, TYPES
 
@@ -27,6 +29,8 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("invitations", accounts.InvitationViewSet),
     ("keys", accounts.KeyViewSet),
     ("models", ModelViewSet),
+    ("instances", InstanceViewSet),
+    ("usage", UsageViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

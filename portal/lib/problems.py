@@ -41,6 +41,8 @@ TYPES = {
     500: "internal",
     503: "unavailable",
 }
+# How DRF and Django name what is wrong with the whole instead of one value.
+WHOLE = {"non_field_errors", "__all__", ""}
 
 
 class IdempotencyKeyReused(exceptions.APIException):
@@ -116,7 +118,7 @@ def _as_api_exception(error: Exception) -> exceptions.APIException | None:
 
 def _wrong_input(error: django_errors.ValidationError) -> exceptions.ValidationError:
     """Django's error of a verb as DRF's, field by field and with its codes."""
-    by_field = getattr(error, "error_dict", {"non_field_errors": error.error_list})
+    by_field = error.error_dict if hasattr(error, "error_dict") else {"": error.error_list}
     return exceptions.ValidationError(
         {
             field: [
@@ -159,7 +161,7 @@ def _field_errors(detail: Any, pointer: str = "#") -> Iterator[dict[str, str]]:
     """DRF's nested lists and dicts, flat: JSON pointer, code, sentence."""
     if isinstance(detail, dict):
         for field, inner in detail.items():
-            at = pointer if field == "non_field_errors" else f"{pointer}/{field}"
+            at = pointer if field in WHOLE else f"{pointer}/{field}"
             yield from _field_errors(inner, at)
     elif isinstance(detail, list):
         for item in detail:

@@ -1,0 +1,83 @@
+"""Signing up: whoever comes in for the first time finds an organization waiting.
+
+That is the one they were invited to, else one of their own. It is made when the e-mail address is
+proved, not when the form is sent, so that nobody reserves addresses for organizations by typing.
+"""
+
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django import forms
+from django.db import transaction
+from django.http import HttpRequest
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import Invitation, Membership, Organization, User
+from accounts.models.organization import NAME_LENGTH
+from portal.lib.errors import Conflict
+
+# What the session carries from the form or the link to the moment of coming in.
+ORGANIZATION_NAME = "signup-organization"
+INVITATION = "signup-invitation"
+
+
+class SignupForm(forms.Form):
+    """What allauth's sign-up form asks beside address and password."""
+
+    organization = forms.CharField(
+        label=_("Organization"),
+        max_length=NAME_LENGTH,
+        required=False,
+        help_text=_("You can change its name and add others later."),
+    )
+
+    def signup(self, request: HttpRequest, user: User) -> None:
+        """allauth's hook: the person exists, their address is not proved yet."""
+        request.session[ORGANIZATION_NAME] = self.cleaned_data["organization"].strip()
+
+
+class Adapter(DefaultAccountAdapter):
+    """allauth, with an organization for those who come in for the first time."""
+
+    def login(self, request: HttpRequest, user: Any) -> None:
+        if user.last_login is None:
+            name = request.session.pop(ORGANIZATION_NAME, "")
+            settle(user, name, request.session.pop(INVITATION, ""))
+        super().login(request, user)
+
+
+def settle(user: User, name: str = "", invitation_token: str = "") -> Membership:
+    """The person's first membership: by invitation, else as owner of an organization of their own.
+
+    To settle twice changes nothing.
+    """
+    with transaction.atomic():
+        User.objects.select_for_update().get(id=user.id)  # two tabs, one organization
+        first = user.memberships.order_by("id").first()
+        if first is not None:
+            return first
+        invited = _accepted(user, invitation_token)
+        if invited is not None:
+            return invited
+        Organization.found(name or default_name(user.email), user)
+        return user.memberships.get()
+
+
+def default_name(email: str) -> str:
+    """A name for an organization whose founder gave none: `Alice's organization`."""
+    local = email.partition("@")[0].partition("+")[0]
+    person = " ".join(part.capitalize() for part in local.replace("_", ".").split(".") if part)
+    return gettext("%(person)s's organization") % {"person": person[:40]}
+
+
+def _accepted(user: User, token: str) -> Membership | None:
+    invitation = Invitation.objects.of_token(token).first() if token else None
+    if invitation is None:
+        return None
+    try:
+        with transaction.atomic():
+            membership: Membership = invitation.accept(user)
+    except Conflict:
+        return None  # expired, withdrawn or somebody else's: its own page says so
+    return membership

@@ -1,0 +1,1 @@
+"""Pages about who: keys, members and invitations, organizations."""
