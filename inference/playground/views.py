@@ -6,8 +6,11 @@ from django.views.decorators.http import require_GET
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
+from inference.engines import ENGINES
 from inference.lifecycle import InstanceState
 from inference.models import Instance
+
+CHAT = "/v1/chat/completions"  # an engine that embeds does not answer
 
 
 @require_GET
@@ -15,12 +18,11 @@ from inference.models import Instance
 def playground(request: TenantRequest) -> HttpResponse:
     """The chat page; the conversation itself goes over the websocket and stays in the tab."""
     ready = Instance.objects.for_organization(request.organization).alive()
-    names = list(
-        ready.filter(state=InstanceState.READY, desired="running")
-        .exclude(settings__runner="pooling")  # such an engine embeds and does not answer
-        .order_by("name")
-        .values_list("name", flat=True)
-    )
+    names = [
+        instance.name
+        for instance in ready.filter(state=InstanceState.READY, desired="running").order_by("name")
+        if CHAT in ENGINES[instance.engine].endpoints(instance.settings)
+    ]
     wanted = request.GET.get("model")
     context = {
         "names": names,
