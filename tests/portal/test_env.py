@@ -1,0 +1,62 @@
+"""The environment: defaults that work, and a sentence for every wrong value."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from portal.lib.env import SOCKET_PATH_LIMIT, EnvironmentProblem, read
+
+
+def test_a_bare_environment_is_enough() -> None:
+    env = read({"HOME": "/nowhere"})
+    assert env.port == 8000
+    assert env.public_url == "http://localhost:8000"
+    assert env.gateway_url == "http://127.0.0.1:8000"
+    assert env.database.startswith("postgresql://postgres@/modelport?host=/")
+    assert env.redis.startswith("unix:///")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "0", "1 to 65535"),
+        ("PORT", "eighty", "1 to 65535"),
+        ("PORT", "70000", "1 to 65535"),
+        ("DEBUG", "perhaps", "write 1 or 0"),
+        ("DATABASE_URL", "mysql://x", "postgresql"),
+        ("REDIS_URL", "http://x", "redis"),
+        ("MODELPORT_URL", "ftp://x", "http"),
+        ("HF_ENDPOINT", "huggingface.co", "http"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> None:
+    with pytest.raises(EnvironmentProblem, match=name) as refused:
+        read({name: value})
+    assert words in str(refused.value)
+
+
+def test_given_servers_take_the_place_of_embedded_ones() -> None:
+    env = read({"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache/1"})
+    assert (env.database, env.redis) == ("postgresql://db/x", "redis://cache/1")
+
+
+def test_sockets_stay_short_however_deep_the_home(tmp_path: Path) -> None:
+    deep = tmp_path / ("deep" * 30)
+    env = read({"MODELPORT_HOME": str(deep)})
+    longest = env.run_dir / "instances" / ("x" * 36) / "engine.sock"
+    assert len(os.fsencode(longest)) < SOCKET_PATH_LIMIT
+
+
+def test_secrets_are_made_once_and_kept_private(tmp_path: Path) -> None:
+    env = read({"MODELPORT_HOME": str(tmp_path)})
+    first = env.secret("a_test_secret")
+    assert env.secret("a_test_secret") == first
+    assert len(first) > 40
+    assert (tmp_path / "secrets" / "a_test_secret").stat().st_mode & 0o077 == 0
+
+
+def test_a_secret_may_come_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TEST_SECRET", "given")
+    assert read({"MODELPORT_HOME": str(tmp_path)}).secret("a_test_secret") == "given"
+    assert not (tmp_path / "secrets").exists()
