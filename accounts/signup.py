@@ -40,6 +40,13 @@ class SignupForm(forms.Form):
 class Adapter(DefaultAccountAdapter):
     """allauth, with an organization for those who come in for the first time."""
 
+    def save_user(self, request: HttpRequest, user: Any, form: Any, commit: bool = True) -> Any:
+        # An invitation's link proves the invited address. allauth would give it to whoever signs
+        # up next in this browser, and let them in under another address that nobody proved.
+        if not self.is_email_verified(request, form.cleaned_data["email"]):
+            self.unstash_verified_email(request)
+        return super().save_user(request, user, form, commit)
+
     def login(self, request: HttpRequest, user: Any) -> None:
         if user.last_login is None:
             name = request.session.pop(ORGANIZATION_NAME, "")
