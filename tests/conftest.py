@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.conf import settings
+from django.db import connections
 from django.test import override_settings
 
 from tests.cast import (
@@ -25,6 +26,10 @@ __all__ = [
     "charlie_client",
     "umbrella",
 ]
+
+
+# Threads of consumers come and go; what they leave open would keep the test database from going.
+connections.settings["default"]["CONN_MAX_AGE"] = 0
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,6 +18,7 @@ import msgspec
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.utils import translation
 from django.utils.translation import gettext as _
 
@@ -50,8 +51,6 @@ class PlaygroundConsumer(AsyncWebsocketConsumer):
         refusal = await self._refusal()
         if refusal:
             await self.close(refusal)
-            return
-        await self._new_key()
 
     async def disconnect(self, code: int) -> None:
         self.gone = True
@@ -90,8 +89,12 @@ class PlaygroundConsumer(AsyncWebsocketConsumer):
                 _("This tab has several answers running. Stop one of them first."), start.slot
             )
             return
-        if self.key is None or self.key.about_to_expire():
-            await self._new_key()
+        try:
+            if self.key is None or self.key.about_to_expire():
+                await self._new_key()
+        except PermissionDenied:  # the role was lowered a moment ago
+            await self.close(FORBIDDEN)
+            return
         answer = uuid7().hex
         await self._send([{"t": "start", "slot": start.slot, "id": answer, "seq": 0}])
         self.running[answer] = asyncio.create_task(self._answer(answer, start))

@@ -21,7 +21,7 @@ from billing.models import UsageEvent
 from inference import catalog, reconciler, words
 from inference.forms import InstanceForm, request_instance, suggested_name
 from inference.hub import HubError
-from inference.lifecycle import SETTLED, InstanceState
+from inference.lifecycle import SETTLED, InstanceState, Stage
 from inference.models import Instance
 from inference.provisioners.base import Unavailable
 from portal.lib.ids import uuid7_floor
@@ -195,6 +195,8 @@ def _stages(instance: Instance) -> list[dict[str, Any]]:
         .order_by("id")
         .values_list("reason", "at")
     )
+    begun = [n for n, (reason, _at) in enumerate(passed) if reason == Stage.QUEUED]
+    passed = passed[begun[-1] if begun else 0 :]
     now = timezone.now()
     stages: list[dict[str, Any]] = []
     for number, (reason, at) in enumerate(passed):
