@@ -39,7 +39,7 @@ class StyledForm(forms.Form):
         for field in self.fields.values():
             widget = field.widget
             if isinstance(widget, forms.Select):
-                widget.attrs.setdefault("class", "select")
+                widget.attrs.setdefault("class", "select w-full")
             elif isinstance(widget, forms.TextInput):
                 widget.attrs.setdefault("class", "input")
 

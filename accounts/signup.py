@@ -25,6 +25,7 @@ INVITATION = "signup-invitation"
 class SignupForm(forms.Form):
     """What allauth's sign-up form asks beside address and password."""
 
+    field_order = ("email", "password1", "organization")
     organization = forms.CharField(
         label=_("Organization"),
         max_length=NAME_LENGTH,

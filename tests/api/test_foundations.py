@@ -2,6 +2,7 @@
 
 import threading
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, IdempotentAnswer, Organization, User
 from accounts.models.idempotency import LIFETIME
+from portal.lib.problems import TYPES
 from tests.api.conftest import Api
 
 KEYS = "organizations/acme/keys/"
@@ -198,3 +200,9 @@ def test_while_the_first_is_at_work_the_second_is_told_to_wait(
     assert (second, problem["type"]) == (409, "urn:modelport:problem:conflict")
     assert answers == [201]
     assert ApiKey.objects.filter(name="laptop").count() == 1
+
+
+def test_every_problem_type_is_documented() -> None:
+    documented = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    for name in (*TYPES.values(), "malformed", "other"):
+        assert f"| `{name}` |" in documented
