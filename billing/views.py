@@ -67,10 +67,10 @@ class Filters:
     def rows(self, organization: Organization) -> QuerySet[UsageEvent]:
         """The rows they leave."""
         if self.request_id:
-            rows = UsageEvent.objects.for_organization(organization)
+            mine = UsageEvent.objects.for_organization(organization)
             wanted = _uuid(self.request_id)
-            return rows.filter(request_id=wanted) if wanted else rows.none()
-        rows = analytics.within(organization, self.period)
+            return mine.filter(request_id=wanted) if wanted else mine.none()
+        rows: QuerySet[UsageEvent] = analytics.within(organization, self.period)
         if self.model:
             rows = rows.filter(model=self.model)
         if self.key:
