@@ -103,7 +103,7 @@ def wire(base: dict[str, object], client: httpx2.Client) -> dict[str, object]:
     events = [line.removeprefix("data: ") for line in stream.splitlines() if line]
     chunks = [json.loads(event) for event in events if event != "[DONE]"]
     whole = client.post("/v1/chat/completions", json=ask | base).json()
-    wrong = client.post("/v1/chat/completions", json=ask | {"max_tokens": 10**9})
+    wrong = client.post("/v1/chat/completions", json=ask | {"model": "nobody"})
     return {
         "last event": events[-1],
         "usage on each chunk": all("usage" in chunk for chunk in chunks),

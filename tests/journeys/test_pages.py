@@ -1,0 +1,185 @@
+"""Every page of the main job as people see it: in both themes, wide and narrow, by keyboard."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from tests.journeys import steps
+from tests.journeys.conftest import Watched
+from tests.journeys.running import Running
+
+pytestmark = [pytest.mark.journey, pytest.mark.timeout(240)]
+
+EMAIL = "bella@pages.example"
+AXE = {
+    "runOnly": {
+        "type": "tag",
+        "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    }
+}
+SIGNED_OUT = ["/", "/account/login/", "/account/signup/", "/account/password/reset/", "/outbox/"]
+SIGNED_IN = [
+    "/o/pages/",
+    "/o/pages/models/",
+    "/o/pages/models/bundled/modelport/demo/",
+    "/o/pages/instances/",
+    "/o/pages/instances/new/?source=bundled&model=modelport/demo",
+    "INSTANCE",
+    "INSTANCE/logs/",
+    "INSTANCE/events/",
+    "/o/pages/playground/",
+    "/o/pages/keys/",
+    "/o/pages/keys/new/",
+    "/o/pages/members/",
+    "/o/pages/settings/",
+    "/o/pages/usage/",
+    "/organizations/new/",
+    "/nowhere/",
+]
+
+
+@pytest.fixture(scope="module")
+def session(browser: Browser, portal: Running) -> Iterator[dict[str, Any]]:
+    """Someone who has signed up, runs an instance and has called it."""
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    steps.sign_up(page, portal, EMAIL, "Pages")
+    steps.deploy_demo(page)
+    steps.wait_until_ready(page, 60)
+    instance = page.url.removeprefix(portal.url).rstrip("/")
+    key = steps.make_key(page)
+    steps.sdk(portal, key).chat.completions.create(
+        model="demo", messages=[{"role": "user", "content": "Hello"}]
+    )
+    deadline = time.monotonic() + 15
+    while "No usage" in page.content() and time.monotonic() < deadline:
+        page.goto(f"{portal.url}/o/pages/usage/")
+    yield {"state": context.storage_state(), "instance": instance, "key": key}
+    context.close()
+
+
+@pytest.fixture
+def signed_in(
+    open_context: Callable[..., BrowserContext], session: dict[str, Any]
+) -> Iterator[Page]:
+    context = open_context(storage_state=session["state"], viewport={"width": 1440, "height": 900})
+    watched = Watched(context.new_page())
+    yield watched.page
+    assert watched.complaints == []
+
+
+def check(page: Page, address: str) -> None:
+    """Nothing that axe or a narrow screen complains of."""
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 0, f"{address} is wider than the screen"
+    results = Axe().run(page, options=AXE)
+    problems = [
+        f"{violation['id']}: {violation['nodes'][0]['html'][:200]}"
+        for violation in results.response["violations"]
+    ]
+    assert problems == [], address
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_is_sound(
+    open_context: Callable[..., BrowserContext],
+    portal: Running,
+    session: dict[str, Any],
+    theme: str,
+    width: int,
+    shoot: Callable[[Page, str], None],
+) -> None:
+    options = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
+    for addresses, state in ((SIGNED_OUT, None), (SIGNED_IN, session["state"])):
+        context = open_context(storage_state=state, bypass_csp=True, **options)
+        for address in addresses:
+            page = context.new_page()
+            page.goto(portal.url + address.replace("INSTANCE", session["instance"]))
+            page.wait_for_timeout(150)
+            check(page, f"{address} ({theme}, {width})")
+            name = re.sub(r"\W+", "-", address.split("?")[0]).strip("-").lower() or "landing"
+            shoot(page, f"{name}-{theme}-{width}")
+            page.close()
+
+
+def test_no_page_breaks_its_own_content_policy(
+    signed_in: Page, portal: Running, session: dict[str, Any]
+) -> None:
+    for address in SIGNED_IN[:-1]:  # the last one is a 404, which the console remarks on
+        signed_in.goto(portal.url + address.replace("INSTANCE", session["instance"]))
+
+
+def test_an_answer_streams_stops_and_stays_text(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/playground/")
+    steps.chat(page, "One **bold** word <img src=x onerror=alert(1)> ![x](http://evil.example/y)")
+    answer = page.locator("#thread article").last
+    expect(answer.locator("strong")).to_have_text("bold")
+    assert answer.locator("img").count() == 0
+    page.get_by_label("Message").fill("[[fake tokens=2000]] go on")
+    page.get_by_label("Message").press("Enter")
+    expect(page.locator("#thread article").last).to_contain_text("You said")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#thread article").last.locator("[data-stats]")).to_contain_text("stopped")
+
+
+def test_an_input_methods_enter_does_not_send(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/playground/")
+    page.get_by_label("Message").fill("你好")
+    page.get_by_label("Message").dispatch_event(
+        "keydown", {"key": "Enter", "isComposing": True, "bubbles": True}
+    )
+    assert page.locator("#thread > *").count() == 0
+
+
+def test_the_keyboard_alone_is_enough(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("g")
+    page.keyboard.press("i")
+    expect(page.get_by_role("heading", name="Instances", level=1)).to_be_visible()
+
+
+def test_the_theme_is_remembered(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/")
+    page.get_by_role("button", name="Change between light and dark").click()
+    expect(page.locator("html")).to_have_class(re.compile("dark"))
+    page.reload()
+    expect(page.locator("html")).to_have_class(re.compile("dark"))
+
+
+def test_the_language_is_changed_and_remembered(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/")
+    page.get_by_label("Language").select_option("zh-hant")
+    expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
+    page.goto(f"{portal.url}/o/pages/instances/")
+    expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
+
+
+def test_a_stranger_sees_nothing_of_it(page: Page, portal: Running) -> None:
+    steps.sign_up(page, portal, "charlie@umbrella.example", "Umbrella")
+    assert page.request.get(f"{portal.url}/o/pages/").status == 404
+
+
+def test_an_instance_is_deleted_by_its_name(signed_in: Page, portal: Running) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/models/bundled/modelport/demo/")
+    page.get_by_role("link", name="Deploy").click()
+    page.get_by_label("Name").fill("short-lived")
+    page.get_by_role("button", name="Start the instance").click()
+    steps.wait_until_ready(page, 60)
+    steps.delete_instance(page, "short-lived")
+    expect(page.get_by_role("cell", name="short-lived")).to_have_count(0, timeout=30_000)
