@@ -370,8 +370,9 @@ class Generation:
         }
 
     def _details(self) -> Json | None:
-        asked = self.engine.options.enable_prompt_tokens_details
-        return {"cached_tokens": self.cached} if asked and self.cached else None
+        if not self.engine.options.enable_prompt_tokens_details:
+            return None
+        return {"cached_tokens": self.cached, "created_cache_tokens": 0}
 
     async def _whole(self) -> None:
         texts = {choice: "" for choice, _ in self._choices()}
@@ -382,7 +383,10 @@ class Generation:
         choices = [self._whole_choice(c, r, texts[c]) for c, r in self._choices()]
         for _, request in self._choices():
             self.engine.finished[request.finish_reason] += 1
-        usage = self._usage(self.prompt_tokens, count) | {"prompt_tokens_details": self._details()}
+        usage = self._usage(self.prompt_tokens, count) | {
+            "prompt_tokens_details": self._details(),
+            "completion_tokens_details": None,
+        }
         extra: Json = {"kv_transfer_params": None}
         if self.chat:
             extra = {"prompt_logprobs": None, "prompt_token_ids": None} | extra
@@ -459,7 +463,8 @@ class Generation:
         """vLLM's running usage is that of the chunk's own choice, not of all."""
         if not self.running_usage:
             return {}
-        return {"usage": self._usage(len(request.prompt), count)}
+        details = {"completion_tokens_details": None} if self.chat else {}
+        return {"usage": self._usage(len(request.prompt), count) | details}
 
     def _chunk(self, choice: int, request: Request, count: int, piece: str) -> None:
         last = count == len(request.pieces)
@@ -477,7 +482,9 @@ class Generation:
         usage = self._usage(self.prompt_tokens, total)
         if details := self._details():
             usage["prompt_tokens_details"] = details
-        self.reply.event(self.head | {"choices": [], "usage": usage})
+        self.reply.event(
+            self.head | {"choices": [], "usage": usage} | {"system_fingerprint": "fake-0.32.0"}
+        )
 
 
 class Reply(asyncio.Protocol):

@@ -100,7 +100,6 @@ def start(engines: Path | None = None) -> Running:
     more = {}
     if engines is None:
         more["MODELPORT_VLLM_COMMAND"] = FAKE_ENGINE
-        more["FAKE_ENGINE_TOKEN_DELAY"] = "0.02"
     else:
         (home / "engines").symlink_to(engines)
     log = (home / "up.log").open("wb")

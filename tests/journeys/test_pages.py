@@ -123,7 +123,7 @@ def test_an_answer_streams_stops_and_stays_text(signed_in: Page, portal: Running
     answer = page.locator("#thread article").last
     expect(answer.locator("strong")).to_have_text("bold")
     assert answer.locator("img").count() == 0
-    page.get_by_label("Message").fill("[[fake tokens=2000]] go on")
+    page.get_by_label("Message").fill("[[fake tokens=2000 delay=0.02]] go on")
     page.get_by_label("Message").press("Enter")
     expect(page.locator("#thread article").last).to_contain_text("You said")
     page.get_by_role("button", name="Stop").click()
@@ -163,7 +163,7 @@ def test_the_theme_is_remembered(signed_in: Page, portal: Running) -> None:
 def test_the_language_is_changed_and_remembered(signed_in: Page, portal: Running) -> None:
     page = signed_in
     page.goto(f"{portal.url}/o/pages/")
-    page.get_by_label("Language").select_option("zh-hant")
+    page.get_by_label("Language", exact=True).select_option("zh-hant")
     expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
     page.goto(f"{portal.url}/o/pages/instances/")
     expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
