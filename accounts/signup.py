@@ -30,6 +30,7 @@ class SignupForm(forms.Form):
         label=_("Organization"),
         max_length=NAME_LENGTH,
         required=False,
+        widget=forms.TextInput(attrs={"autocomplete": "organization"}),
         help_text=_("You can change its name and add others later."),
     )
 

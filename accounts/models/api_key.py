@@ -108,6 +108,7 @@ class ApiKey(models.Model):
         return self.expires_at is not None and self.expires_at - timezone.now() < EXPIRY_MARGIN
 
     @classmethod
+    @transaction.atomic
     def issue(
         cls,
         organization: Organization,
@@ -167,7 +168,10 @@ class ApiKey(models.Model):
             .filter(digest=digest, kind=kind, created_by__is_active=True)
             .first()
         )
-        if key is None or not _member_may_hold(key.organization, key.created_by, kind):
+        if key is None:
+            return None
+        membership = key.organization.memberships.filter(user=key.created_by).first()
+        if membership is None or not may_hold(membership.role, kind):
             return None
         key._touch()
         return key
@@ -183,8 +187,8 @@ class ApiKey(models.Model):
 
         Raises PermissionDenied, or Conflict if the key has ended or is being rotated already.
         """
-        _check_may_hold(self.organization, by, self.kind)
         with transaction.atomic():
+            _check_may_hold(self.organization, by, self.kind)
             old = ApiKey.objects.select_for_update().get(id=self.id)
             if not old.is_usable:
                 raise Conflict(_("This key has ended and cannot be rotated. Make a new one."))
@@ -250,13 +254,10 @@ def may_hold(role: str, kind: str) -> bool:
     return allows(role, _NEEDED[ApiKey.Kind(kind)])
 
 
-def _member_may_hold(organization: Organization, user: User, kind: str) -> bool:
-    membership = organization.memberships.filter(user=user).first()
-    return membership is not None and may_hold(membership.role, kind)
-
-
 def _check_may_hold(organization: Organization, user: User, kind: str) -> None:
-    if not _member_may_hold(organization, user, kind):
+    # Locked until the key is there, so that whoever takes the role away finds it and ends it.
+    membership = organization.memberships.select_for_update(no_key=True).filter(user=user).first()
+    if membership is None or not may_hold(membership.role, kind):
         raise PermissionDenied(_("Your role does not allow keys of this kind."))
 
 

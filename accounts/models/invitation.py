@@ -18,7 +18,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts.models.membership import ROLE_LABELS, Membership
 from accounts.models.organization import Organization
 from accounts.models.user import User
-from accounts.roles import may_grant
+from accounts.roles import Role, may_grant
 from accounts.tenancy import TenantQuerySet
 from portal.lib.errors import Conflict, Unavailable
 from portal.lib.ids import uuid7
@@ -33,6 +33,12 @@ class InvitationQuerySet(TenantQuerySet):
 
     def of_token(self, token: str) -> "InvitationQuerySet":
         return self.filter(token_digest=_digest(token))
+
+    def revoke_beyond(self, user: User, organization: Organization, role: str | None) -> int:
+        """Withdraw this person's invitations into roles that theirs (None: none) cannot give."""
+        kept = [given for given in Role if role and may_grant(role, given)]
+        beyond = self.for_organization(organization).unanswered().filter(invited_by=user)
+        return beyond.exclude(role__in=kept).update(revoked_at=timezone.now())
 
 
 class Invitation(models.Model):
@@ -83,10 +89,10 @@ class Invitation(models.Model):
         """
         email = email.strip().lower()
         organization = by.organization
-        _check_role(by, role)
-        _check_address(organization, email)
         with transaction.atomic():
-            Organization.objects.select_for_update().get(id=organization.id)
+            Organization.objects.lock(organization.id)
+            _check_role(by, role)
+            _check_address(organization, email)
             open_one = organization.invitations.filter(email=email)
             open_one.unanswered().update(revoked_at=timezone.now())
             invitation = cls(organization=organization, email=email, role=role)
@@ -98,8 +104,9 @@ class Invitation(models.Model):
 
         Raises PermissionDenied, Conflict if it was answered, Unavailable if no mail can be sent.
         """
-        _check_role(by, self.role)
         with transaction.atomic():
+            Organization.objects.lock(self.organization_id)
+            _check_role(by, self.role)
             self._lock_unanswered()
             self._mail_new_link(by)
 
@@ -177,7 +184,8 @@ class Invitation(models.Model):
 
 
 def _check_role(by: Membership, role: str) -> None:
-    if role not in dict(ROLE_LABELS) or not may_grant(by.role, role):
+    now = Membership.objects.filter(id=by.id).first()  # `by` may have been removed meanwhile
+    if now is None or role not in dict(ROLE_LABELS) or not may_grant(now.role, role):
         raise PermissionDenied(_("You cannot give this role."))
 
 

@@ -61,38 +61,54 @@ class Membership(models.Model):
         return may_grant(self.role, other.role)
 
     def change_role(self, role: Role, by: "Membership") -> None:
-        """Give another role. Keys that the new role could not make end at once.
+        """Give another role. Keys and invitations that the new role could not make end at once.
 
         Raises PermissionDenied, or Conflict where no owner would be left.
         """
-        if not (by.may_manage(self) and may_grant(by.role, role)):
-            raise PermissionDenied(_("You cannot give or take away this role."))
         with transaction.atomic():
+            self._as_they_are_now(by)
+            if not (by.may_manage(self) and may_grant(by.role, role)):
+                raise PermissionDenied(_("You cannot give or take away this role."))
             if role != Role.OWNER:
                 self._keep_an_owner()
             self.role = role
             self.save(update_fields=["role"])
-            self._end_keys_beyond(role)
+            self._end_what_is_beyond(role)
 
     def remove(self, by: "Membership") -> None:
-        """Take this person out of the organization; their keys end at once.
+        """Take this person out of the organization; their keys and invitations end at once.
 
         Everyone may leave; to remove others takes the right to grant their role.
         Raises PermissionDenied, or Conflict where no owner would be left.
         """
-        if by.id != self.id and not by.may_manage(self):
-            raise PermissionDenied(_("You cannot remove this member."))
         with transaction.atomic():
+            self._as_they_are_now(by)
+            if by.id != self.id and not by.may_manage(self):
+                raise PermissionDenied(_("You cannot remove this member."))
             self._keep_an_owner()
-            self._end_keys_beyond(None)
+            self._end_what_is_beyond(None)
             self.delete()
 
+    def _as_they_are_now(self, by: "Membership") -> None:
+        """Both roles as they are, and stay until the transaction ends.
+
+        What a request has read may be old: two owners who leave in the same moment must not both
+        see the other one stay, nor an admin remove whoever has just become an owner.
+        """
+        Organization.objects.lock(self.organization_id)
+        now = Membership.objects.select_for_update(no_key=True).in_bulk([self.id, by.id])
+        if by.id not in now:
+            raise PermissionDenied
+        if self.id not in now:
+            raise Conflict(_("%s is no longer a member.") % self.user.email)
+        by.role, self.role = now[by.id].role, now[self.id].role
+
     def _keep_an_owner(self) -> None:
-        # Two owners who leave in the same moment must not both see the other one stay.
-        Organization.objects.select_for_update().get(id=self.organization_id)
         others = Membership.objects.filter(organization=self.organization_id, role=Role.OWNER)
         if self.role == Role.OWNER and not others.exclude(id=self.id).exists():
             raise Conflict(_("An organization needs an owner. Make somebody else the owner first."))
 
-    def _end_keys_beyond(self, role: Role | None) -> None:
+    def _end_what_is_beyond(self, role: Role | None) -> None:
+        # Else whoever is shown out by one door comes in again by one that they left open.
         self.organization.api_keys.revoke_beyond(self.user, self.organization, role)
+        self.organization.invitations.revoke_beyond(self.user, self.organization, role)

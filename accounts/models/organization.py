@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from typing import Self
+from uuid import UUID
 
 from django.db import IntegrityError, models, transaction
 from django.urls import reverse
@@ -17,6 +18,13 @@ class OrganizationQuerySet(models.QuerySet["Organization"]):
     def of(self, user: User) -> Self:
         """The organizations that this person is a member of."""
         return self.filter(memberships__user=user)
+
+    def lock(self, id: UUID) -> None:
+        """Be the only one who changes who is in this organization, until the transaction ends.
+
+        Rows that merely name the organization, such as usage, are written meanwhile.
+        """
+        self.select_for_update(no_key=True).get(id=id)
 
 
 class Organization(models.Model):

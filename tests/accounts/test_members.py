@@ -1,13 +1,14 @@
 """Changing roles, removing, leaving; keys follow."""
 
 import threading
+from functools import partial
 
 import pytest
 from django.core.exceptions import PermissionDenied
 from django.db import connection
 from django.test import Client
 
-from accounts.models import ApiKey, Membership, Organization, User
+from accounts.models import ApiKey, Invitation, Membership, Organization, User
 from accounts.roles import Role
 from portal.lib.errors import Conflict
 from tests.cast import person
@@ -94,6 +95,97 @@ def test_with_a_second_owner_the_first_may_go(owner: Membership, member: Members
     member.change_role(Role.OWNER, by=owner)
     owner.remove(by=owner)
     assert owner.organization.memberships.get().user == member.user
+
+
+def test_an_admin_does_not_remove_whoever_became_an_owner_a_moment_ago(
+    owner: Membership, member: Membership
+) -> None:
+    admin = Membership.objects.create(
+        organization=owner.organization, user=person("x@x.example"), role=Role.ADMIN
+    )
+    as_the_admin_saw_it = Membership.objects.get(id=member.id)
+    member.change_role(Role.OWNER, by=owner)
+    for attempt in (as_the_admin_saw_it.remove, partial(as_the_admin_saw_it.change_role, "viewer")):
+        with pytest.raises(PermissionDenied):
+            attempt(by=admin)
+    assert Membership.objects.get(id=member.id).role == Role.OWNER
+
+
+def test_whoever_was_shown_out_a_moment_ago_changes_nothing_more(
+    owner: Membership, member: Membership
+) -> None:
+    member.change_role(Role.ADMIN, by=owner)
+    as_they_saw_themselves = Membership.objects.get(id=member.id)
+    other = Membership.objects.create(
+        organization=owner.organization, user=person("x@x.example"), role=Role.VIEWER
+    )
+    member.remove(by=owner)
+    for attempt in (
+        partial(other.change_role, Role.ADMIN),
+        other.remove,
+        partial(Invitation.send, email="back@acme.example", role=Role.ADMIN),
+    ):
+        with pytest.raises(PermissionDenied):
+            attempt(by=as_they_saw_themselves)
+    with pytest.raises(Conflict, match="no longer a member"):
+        as_they_saw_themselves.change_role(Role.OWNER, by=owner)
+    assert Membership.objects.get(id=other.id).role == Role.VIEWER
+    assert not Invitation.objects.exists()
+
+
+def test_no_door_stays_open_behind_whoever_is_removed_or_demoted(
+    owner: Membership, member: Membership, bob: User
+) -> None:
+    member.change_role(Role.ADMIN, by=owner)
+    his = Invitation.send(member, "bobs-other-address@x.example", Role.ADMIN)
+    hers = Invitation.send(owner, "x@x.example", Role.ADMIN)
+    elsewhere = Invitation.send(
+        Organization.found("Bob's", bob).memberships.get(), "y@x.example", Role.ADMIN
+    )
+    member.change_role(Role.MEMBER, by=owner)
+    assert set(Invitation.objects.unanswered()) == {hers, elsewhere}
+    member.change_role(Role.ADMIN, by=owner)
+    his = Invitation.send(member, "bobs-other-address@x.example", Role.VIEWER)
+    member.remove(by=owner)
+    assert his not in Invitation.objects.unanswered()
+
+
+def test_an_owner_who_becomes_an_admin_leaves_the_invitations_that_admins_may_send(
+    owner: Membership, member: Membership
+) -> None:
+    member.change_role(Role.OWNER, by=owner)
+    Invitation.send(member, "x@x.example", Role.OWNER)
+    kept = Invitation.send(member, "y@x.example", Role.MEMBER)
+    member.change_role(Role.ADMIN, by=owner)
+    assert Invitation.objects.unanswered().get() == kept
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_key_in_the_making_does_not_survive_its_makers_removal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acme = Organization.found("Acme", person("alice@acme.example"))
+    bob = person("bob@acme.example")
+    member = Membership.objects.create(organization=acme, user=bob, role=Role.MEMBER)
+    made, checked, go_on = ApiKey._made, threading.Event(), threading.Event()
+
+    def slow(*args: object) -> object:
+        checked.set()
+        go_on.wait(1)  # the removal is to come in between; it may have to wait for us instead
+        return made(*args)
+
+    def make() -> None:
+        ApiKey.issue(acme, bob, "laptop")
+        connection.close()
+
+    monkeypatch.setattr(ApiKey, "_made", slow)
+    thread = threading.Thread(target=make)
+    thread.start()
+    assert checked.wait(10)
+    member.remove(by=acme.memberships.get(role=Role.OWNER))
+    go_on.set()
+    thread.join()
+    assert ApiKey.objects.get().revoked_at is not None
 
 
 def test_an_invented_role_changes_nothing(alice_client: Client, member: Membership) -> None:
