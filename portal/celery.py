@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.schedules import crontab
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "portal.settings")
 
@@ -10,5 +11,9 @@ app = Celery("modelport")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.conf.beat_schedule = {
+    "keep usage partitions ahead": {
+        "task": "billing.tasks.ensure_partitions",
+        "schedule": crontab(hour="3", minute="10"),
+    },
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
 }

@@ -181,6 +181,7 @@ if LOCAL_OUTBOX:
     EMAIL_BACKEND = "portal.outbox.EmailBackend"
 else:
     vars().update(environ.Env.email_url_config(ENV.email_url))
+EMAIL_TIMEOUT = 10  # seconds; invitations are mailed while their sender waits
 DEFAULT_FROM_EMAIL = "Modelport <modelport@localhost>"
 
 LANGUAGE_CODE = "en"

@@ -108,9 +108,7 @@ class Snapshot:
             until = time.monotonic() + FULL_RELOAD
             while (left := until - time.monotonic()) > 0:
                 # Taken in first: the connection can ask nothing while it listens.
-                notices = [
-                    n.payload async for n in connection.notifies(timeout=left, stop_after=1)
-                ]
+                notices = [n.payload async for n in connection.notifies(timeout=left, stop_after=1)]
                 for payload in notices:
                     await self._refresh(connection, payload)
 

@@ -94,7 +94,6 @@ def test_every_page_is_sound(
     session: dict[str, Any],
     theme: str,
     width: int,
-    shoot: Callable[[Page, str], None],
 ) -> None:
     options = {"viewport": {"width": width, "height": 900}, "color_scheme": theme}
     for addresses, state in ((SIGNED_OUT, None), (SIGNED_IN, session["state"])):
@@ -104,8 +103,6 @@ def test_every_page_is_sound(
             page.goto(portal.url + address.replace("INSTANCE", session["instance"]))
             page.wait_for_timeout(150)
             check(page, f"{address} ({theme}, {width})")
-            name = re.sub(r"\W+", "-", address.split("?")[0]).strip("-").lower() or "landing"
-            shoot(page, f"{name}-{theme}-{width}")
             page.close()
 
 
