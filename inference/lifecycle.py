@@ -56,7 +56,21 @@ TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
     _S.FAILED: _UNDERWAY | {_S.REQUESTED},
 }
 
-SETTLED = frozenset({_S.READY, _S.ASLEEP, _S.STOPPED, _S.FAILED})
+_FULFILLED: dict[Desired, frozenset[InstanceState]] = {
+    Desired.RUNNING: frozenset({_S.READY, _S.ASLEEP}),
+    Desired.STOPPED: frozenset({_S.STOPPED}),
+    Desired.DELETED: frozenset(),  # until it is not there any more
+}
+
+
+def settled(desired: Desired, state: InstanceState, attempts: int) -> bool:
+    """Whether nothing more will happen by itself.
+
+    A failed start is left to a person; one who asks again sets the count of attempts to 0.
+    """
+    if desired == Desired.RUNNING and state == InstanceState.FAILED:
+        return attempts > 0
+    return state in _FULFILLED[desired]
 
 
 class ForbiddenTransition(Exception):

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import RegexValidator
-from django.db import connection, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
@@ -13,7 +13,7 @@ from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting
-from inference.lifecycle import Desired, InstanceState, Stage
+from inference.lifecycle import Desired, InstanceState, Stage, settled
 from portal.lib.ids import uuid7
 
 served_model_name = RegexValidator(
@@ -102,6 +102,11 @@ class Instance(models.Model):
     def get_absolute_url(self) -> str:
         return reverse("instance", kwargs={"org": self.organization.slug, "instance_id": self.id})
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more will happen to it by itself."""
+        return settled(Desired(self.desired), InstanceState(self.state), self.attempts)
+
     @classmethod
     @transaction.atomic
     def request(
@@ -129,8 +134,8 @@ class Instance(models.Model):
             gpu_count=gpu_count,
             created_by=by,
         )
-        instance.full_clean(exclude=["created_by"])
-        instance.save()
+        instance.full_clean(exclude=["created_by"], validate_constraints=False)
+        instance._take_name()
         instance.note("requested", gettext_noop("The instance was requested."), by=by)
         _wake_controller()
         return instance
@@ -139,7 +144,8 @@ class Instance(models.Model):
         """Run it (again). False where it is to run already and has not failed."""
         return self._want(
             Desired.RUNNING,
-            models.Q(desired=Desired.STOPPED) | models.Q(state=InstanceState.FAILED),
+            models.Q(desired=Desired.STOPPED)
+            | models.Q(state=InstanceState.FAILED, attempts__gt=0),  # 0: it was asked for already
             "start_requested",
             gettext_noop("A start was requested."),
             by,
@@ -156,10 +162,10 @@ class Instance(models.Model):
         )
 
     def request_restart(self, by: User | None) -> bool:
-        """End the engine and start a fresh one. False where it is deleted."""
+        """End the engine and start a fresh one. False where a fresh one is on order already."""
         return self._want(
             Desired.RUNNING,
-            models.Q(),
+            models.Q(replicas__generation=F("generation")) | ~models.Q(desired=Desired.RUNNING),
             "restart_requested",
             gettext_noop("A restart was requested."),
             by,
@@ -186,15 +192,28 @@ class Instance(models.Model):
             by=by,
         )
 
+    def _take_name(self) -> None:
+        """Save it as a new one. Raises ValidationError where the name is taken."""
+        taken = ValidationError({"name": _("An instance with this name exists already.")})
+        others = Instance.objects.for_organization(self.organization).alive()
+        if others.filter(name=self.name).exists():
+            raise taken
+        try:
+            with transaction.atomic():
+                self.save()
+        except IntegrityError as error:  # somebody was quicker by a moment
+            raise taken from error
+
     @transaction.atomic
     def _want(
         self, desired: Desired, only_if: models.Q, reason: str, message: str, by: User | None
     ) -> bool:
         """State what is wanted, unless someone was first. A deleted instance wants nothing more."""
         starts = desired == Desired.RUNNING
+        alive = type(self).objects.filter(id=self.id, deleted_at=None)
+        alive.select_for_update().first()  # of two at the same time, the second sees the first
         changed = (
-            type(self)
-            .objects.filter(only_if, id=self.id, deleted_at=None)
+            alive.filter(only_if)
             .exclude(desired=Desired.DELETED)
             .update(
                 desired=desired,

@@ -21,7 +21,7 @@ from billing.models import UsageEvent
 from inference import catalog, reconciler, words
 from inference.forms import InstanceForm, request_instance, suggested_name
 from inference.hub import HubError
-from inference.lifecycle import SETTLED, InstanceState, Stage
+from inference.lifecycle import InstanceState, Stage
 from inference.models import Instance
 from inference.provisioners.base import Unavailable
 from portal.lib.ids import uuid7_floor
@@ -185,7 +185,7 @@ def _common(request: TenantRequest, instance: Instance) -> dict[str, Any]:
 
 def _moving(instance: Instance) -> bool:
     """Whether a look in two seconds may show something new."""
-    return instance.state not in SETTLED or instance.desired == "deleted"
+    return not instance.is_settled
 
 
 def _stages(instance: Instance) -> list[dict[str, Any]]:
@@ -210,7 +210,7 @@ def _stages(instance: Instance) -> list[dict[str, Any]]:
                 "title": words.STAGES[reason],
                 "seconds": None if ready else round((until - at).total_seconds()),
                 "at": at,
-                "current": last and not ready and instance.state not in SETTLED,
+                "current": last and not ready and not instance.is_settled,
             }
         )
     return stages

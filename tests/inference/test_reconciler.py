@@ -11,7 +11,8 @@ from inference.lifecycle import Desired, InstanceState
 from inference.models import Instance, InstanceEvent, Node, Replica
 from inference.provisioners.base import Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
-from inference.reconciler import ATTEMPTS, Reconciler
+from inference.reconciler import Reconciler
+from inference.reconciler.decision import ATTEMPTS
 
 
 @pytest.fixture

@@ -1,0 +1,48 @@
+"""The place where this installation's engines run, and how it is told what to run."""
+
+import msgspec
+from django.conf import settings
+
+from inference import catalog
+from inference.models import Instance, Replica
+from inference.provisioners.base import Handle, Provisioner, Spec
+from inference.provisioners.local import LocalProvisioner
+
+
+def provisioner() -> Provisioner:
+    """A client of the place; making one contacts nobody."""
+    return LocalProvisioner(settings.ENV.node_socket)
+
+
+def handle_of(replica: Replica) -> Handle:
+    """How the provisioner finds it; the row's own ids where it has not answered yet."""
+    if replica.handle is not None:
+        return msgspec.convert(replica.handle, Handle)
+    return Handle(
+        provisioner=replica.provisioner,
+        replica_id=str(replica.id),
+        instance_id=str(replica.instance_id),
+        generation=replica.generation,
+    )
+
+
+def spec_of(instance: Instance, replica: Replica) -> Spec:
+    """What should run. Raises HubError where a local folder is gone."""
+    path = catalog.model_path(instance.model_source, instance.model_id)
+    token = None
+    if instance.model_source == Instance.Source.HUB:
+        token = catalog.hub_token(instance.organization)
+    return Spec(
+        replica_id=str(replica.id),
+        instance_id=str(instance.id),
+        generation=replica.generation,
+        engine=instance.engine,
+        model_source=instance.model_source,
+        model_id=instance.model_id,
+        model_revision=instance.model_revision,
+        model_path=str(path or ""),
+        served_model_name=instance.name,
+        settings=instance.settings,
+        gpu_count=instance.gpu_count,
+        hub_token=token or "",
+    )

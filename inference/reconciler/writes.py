@@ -1,0 +1,178 @@
+"""What the reconciler writes, each by compare-and-set on what its decision was made from.
+
+A person, or a second controller whose lock was taken from it, may have been first; then nothing is
+written, `Overtaken` is raised and the next round looks again.
+"""
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+from django.utils.translation import gettext_noop
+
+from inference.lifecycle import Desired, InstanceState, transition
+from inference.models import Instance, Replica
+from inference.provisioners.base import Handle, Observed, Reason
+from inference.reconciler.decision import End, Show
+
+UNREACHABLE = gettext_noop(
+    "The machine's supervisor cannot be reached; nothing changes until it answers."
+)
+State = Replica.State
+
+
+class Overtaken(Exception):
+    """Someone was first, so what was decided is out of date."""
+
+
+def create(instance: Instance) -> Replica:
+    """A replica's row for the generation that was looked at. Raises Overtaken."""
+    with transaction.atomic():
+        wanted = _unchanged(instance).filter(desired=Desired.RUNNING).select_for_update()
+        if not wanted.exists() or instance.replicas.exclude(state=State.GONE).exists():
+            raise Overtaken
+        try:
+            return instance.replicas.create(
+                organization_id=instance.organization_id,
+                generation=instance.generation,
+                provisioner=settings.PROVISIONER,
+            )
+        except IntegrityError as error:
+            raise Overtaken from error
+
+
+def accept(replica: Replica, handle: Handle) -> None:
+    """The provisioner has taken it on."""
+    replica.handle = msgspec.to_builtins(handle)
+    replica.save(update_fields=["handle"])
+
+
+def show(instance: Instance, shown: Show, observed: Observed | None = None) -> None:
+    """Write what people see, where it differs; a change of state or stage is an event. Raises
+    Overtaken."""
+    changed = _changed(instance, shown, observed)
+    if not changed:
+        return
+    moved = bool({"state", "stage"} & changed.keys())
+    if "state" in changed:
+        transition(InstanceState(instance.state), shown.state)
+        changed["state_changed_at"] = timezone.now()
+        if shown.state == InstanceState.READY:
+            changed["ready_at"] = timezone.now()
+    with transaction.atomic():
+        if not _unchanged(instance).update(**changed):
+            raise Overtaken
+        if moved:
+            instance.note(shown.stage or shown.state, shown.message, code=str(shown.reason))
+        elif instance.message == UNREACHABLE:
+            instance.note("reached", gettext_noop("The machine's supervisor answers again."))
+    for name, value in changed.items():
+        setattr(instance, name, value)
+
+
+def say_unreachable(instance: Instance) -> None:
+    """A condition beside the state, which stays what was last known."""
+    if instance.message == UNREACHABLE:
+        return
+    with transaction.atomic():
+        now = {"reason": Reason.BACKEND_UNREACHABLE.value, "message": UNREACHABLE}
+        if not _unchanged(instance).update(**now):
+            raise Overtaken
+        instance.note("unreachable", UNREACHABLE, code=Reason.BACKEND_UNREACHABLE)
+
+
+def mark_ready(replica: Replica, observed: Observed) -> None:
+    """The gateway may send it requests."""
+    probe = observed.probe
+    _move(
+        replica,
+        State.READY,
+        address=observed.address,
+        engine_version=observed.engine_version,
+        context_length=observed.context_length,
+        gpu_indices=observed.gpu_indices,
+        probe_prompt_tokens=probe.prompt_tokens if probe else 0,
+        probe_completion_tokens=probe.completion_tokens if probe else 0,
+        ready_at=replica.ready_at or timezone.now(),
+    )
+
+
+def unmark(replica: Replica) -> None:
+    """The gateway sends it nothing until it is ready again."""
+    _move(replica, State.STARTING)
+
+
+def stopping(replica: Replica) -> None:
+    """The gateway sends it nothing more."""
+    if replica.state != State.STOPPING:
+        _move(replica, State.STOPPING)
+
+
+def end(replica: Replica, ended: End) -> None:
+    """It is over. What has ended stays so."""
+    _move(
+        replica,
+        State.GONE,
+        address="",
+        ended_at=timezone.now(),
+        end_reason=str(ended.reason),
+        exit_code=ended.exit_code,
+    )
+
+
+def bury(instance: Instance) -> None:
+    """Nothing of it runs any more; its usage stays."""
+    with transaction.atomic():
+        now, stopped = timezone.now(), InstanceState.STOPPED.value
+        if not _unchanged(instance).update(
+            deleted_at=now, state=stopped, stage="", reason="", message=""
+        ):
+            raise Overtaken
+        instance.note("deleted", gettext_noop("The instance is deleted."))
+    instance.deleted_at = now
+
+
+def postpone(instance: Instance, until: datetime) -> None:
+    """The next attempt is not due before then."""
+    if not _unchanged(instance).update(retry_at=until):
+        raise Overtaken
+    instance.retry_at = until
+
+
+def _unchanged(instance: Instance) -> Any:
+    """The row, while it is what the decision was made from."""
+    return Instance.objects.filter(
+        id=instance.id,
+        state=instance.state,
+        desired=instance.desired,
+        generation=instance.generation,
+        deleted_at=None,
+    )
+
+
+def _changed(instance: Instance, shown: Show, observed: Observed | None) -> dict[str, Any]:
+    progress = observed.progress if observed else None
+    fields: dict[str, Any] = {
+        "state": shown.state.value,
+        "stage": shown.stage.value,
+        "reason": str(shown.reason),
+        "message": shown.message,
+        "progress_done": progress.done if progress else None,
+        "progress_total": progress.total if progress else None,
+        "progress_unit": progress.unit if progress else "",
+        "retry_at": shown.retry_at,
+    }
+    if shown.attempts is not None:
+        fields["attempts"] = shown.attempts
+    return {name: value for name, value in fields.items() if getattr(instance, name) != value}
+
+
+def _move(replica: Replica, state: Replica.State, **fields: Any) -> None:
+    same = Replica.objects.filter(id=replica.id, state=replica.state)
+    if not same.update(state=state, **fields):
+        raise Overtaken
+    for name, value in {"state": state.value, **fields}.items():
+        setattr(replica, name, value)
