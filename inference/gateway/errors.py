@@ -56,6 +56,8 @@ def of_engine(status: int, raw: bytes) -> bytes:
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         param = error.get("param")
         code = error.get("code")
+        if status == 400 and "maximum context length" in error["message"]:
+            code = "context_length_exceeded"
         return body(
             status,
             error["message"],
@@ -64,6 +66,8 @@ def of_engine(status: int, raw: bytes) -> bytes:
         )
     if status >= 500:
         return body(status, "The engine failed on this request.", code="engine_error")
+    if status == 404:
+        return body(status, "The engine does not offer this.", code="unsupported_endpoint")
     detail = said.get("detail") if isinstance(said, dict) else None
     text = detail if isinstance(detail, str) else "The engine refused this request."
     return body(status, text)

@@ -1,5 +1,7 @@
 """What Prometheus may know of the gateway: counts and times, never text."""
 
+from functools import lru_cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
@@ -9,10 +11,16 @@ REQUESTS = Counter(
 IN_FLIGHT = Gauge("modelport_gateway_in_flight", "Requests under way.", registry=REGISTRY)
 TTFT = Histogram(
     "modelport_gateway_ttft_seconds",
-    "From the request's last byte to the first byte of its answer.",
+    "From the request's last byte to the first content of its answer.",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
     registry=REGISTRY,
 )
+
+
+@lru_cache(maxsize=256)
+def requests(endpoint: str, status: int) -> Counter:
+    """The counter of one endpoint and status; what is no endpoint of ours counts as none."""
+    return REQUESTS.labels(endpoint.partition("/")[0] and endpoint or "none", str(status))
 
 
 def exposition() -> bytes:

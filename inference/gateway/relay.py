@@ -1,4 +1,5 @@
 """A stream on its way from the engine to the client: framed, counted, and cut where not asked for.
+PURE.
 
 Server-sent events end with an empty line, wherever the network cut them. What an event says stays
 byte for byte, save the usage that the client did not ask for. The closing `[DONE]` is held back,
@@ -6,9 +7,10 @@ for the bill must be on disk before the client can think that all is over.
 """
 
 from billing.usage_record import Usage
-from inference.gateway import usage
+from inference.gateway import errors, usage
 
 DONE = b"data: [DONE]"
+ERROR = b'data: {"error"'
 MAX_EVENT = 8 * 1024 * 1024  # bytes; an engine that never ends an event is broken
 
 
@@ -17,53 +19,99 @@ class BrokenStream(Exception):
 
 
 class Relay:
-    """One stream. `feed` returns what the client gets of it now."""
+    """One stream. `feed` returns what the client gets of it now.
 
-    __slots__ = ("_carry", "_continuous", "_include", "done", "finish", "has_content", "usage")
+    A request for `n` answers to each of several prompts has a running usage per choice; choices
+    are numbered prompt by prompt.
+    """
 
-    def __init__(self, *, include_usage: bool, continuous_usage: bool) -> None:
+    def __init__(
+        self, *, include_usage: bool, continuous_usage: bool, n: int = 1, several: bool = False
+    ) -> None:
         self._include = include_usage
         self._continuous = include_usage and continuous_usage
-        self._carry = b""
-        self.usage: Usage | None = None  # the newest that the engine told
+        self._n = n
+        self._carry: list[bytes] = []
+        self._carried = 0
+        self._newest = b""  # the usage told last, as it was told
+        self._by_choice: dict[int, bytes] | None = {} if several or n > 1 else None
+        self._total = b""  # the usage of all, told at the end
         self.finish = ""
         self.done = False  # the engine has said that it is over
-        self.has_content = False  # a chunk with choices has come
+        self.failed = False  # the engine has told of an error of its own
+        self.events = 0  # that were passed on
+        self.content = False  # an event with content was passed on
+
+    @property
+    def told(self) -> bool:
+        """Whether the engine has told any usage yet."""
+        return bool(self._newest or self._total)
+
+    def usage(self) -> Usage | None:
+        """What the engine has told so far, over all choices."""
+        if self._total:
+            return usage.read(self._total)
+        if self._by_choice is None:
+            return usage.read(self._newest)
+        told = {index: usage.read(raw) for index, raw in self._by_choice.items()}
+        known = {index: u for index, u in told.items() if u is not None}
+        if not known:
+            return None
+        prompts = {index // self._n: u for index, u in known.items()}
+        return Usage(
+            sum(u.prompt_tokens for u in prompts.values()),
+            sum(u.completion_tokens for u in known.values()),
+            sum(u.cached_tokens for u in prompts.values()),
+            sum(u.reasoning_tokens for u in known.values()),
+        )
 
     def feed(self, data: bytes) -> bytes:
         """Raises BrokenStream."""
-        if self._carry:
-            data = self._carry + data
-        end = data.rfind(b"\n\n")
-        if end < 0:
-            if len(data) > MAX_EVENT:
-                raise BrokenStream
-            self._carry = data
+        if self._carried or not data.endswith(b"\n\n"):
+            data = self._whole_events(data)
+        if not data:
             return b""
-        self._carry = data[end + 2 :]
-        out = []
-        for event in data[:end].split(b"\n\n"):
-            if kept := self._event(event):
-                out.append(kept)
-                out.append(b"\n\n")
-        return b"".join(out)
+        kept = [self._event(event) for event in data.split(b"\n\n")]
+        return b"\n\n".join(filter(None, kept)) + b"\n\n" if any(kept) else b""
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """The events that are whole by now; the rest is kept for the next time."""
+        # The empty line itself may have been cut in two.
+        before = self._carry[-1][-1:] if self._carry else b""
+        end = (before + data).rfind(b"\n\n")
+        if end < 0:
+            self._carried += len(data)
+            if self._carried > MAX_EVENT:
+                raise BrokenStream
+            self._carry.append(data)
+            return b""
+        end += 2 - len(before)
+        whole = b"".join(self._carry) + data[:end]
+        self._carry = [data[end:]] if end < len(data) else []
+        self._carried = len(data) - end
+        return whole
 
     def _event(self, event: bytes) -> bytes:
-        if event.startswith(DONE):
+        if event == DONE:
             self.done = True
             return b""
-        reason = usage.finish_reason(event)
-        if reason:
-            self.finish = reason
-        place = usage.find(event)
-        only_usage = usage.is_usage_only(event)
-        if not only_usage:
-            self.has_content = True
-        if place is None:
-            return event
-        told = usage.read(event, place)
-        if told is not None:
-            self.usage = told
-        if only_usage:
-            return event if self._include else b""
-        return event if self._continuous else usage.cut(event, place)
+        if event.startswith(ERROR):
+            self.failed = True
+            return b"data: " + errors.of_engine(500, event[6:])
+        found = usage.find(event)
+        if found is not None:
+            if found.closing:
+                self._total = found.value
+                return event if self._include else b""
+            self._newest = found.value
+            if self._by_choice is not None:
+                self._by_choice[usage.choice(event)] = found.value
+            if not self._continuous:
+                event = found.rest
+        if event:
+            self.finish = usage.finish_reason(event) or self.finish
+            self.events += 1
+            if not self.content:
+                # vLLM's first chunk only says that the assistant speaks.
+                self.content = b'"role":"assistant","content":""' not in event
+        return event

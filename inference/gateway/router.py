@@ -36,6 +36,7 @@ class Instance:
     state: str
     endpoints: frozenset[str]  # paths under /v1 that its engine offers
     created_at: datetime
+    wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
     replicas: list[Replica] = field(default_factory=list)
 
 
@@ -62,8 +63,10 @@ def choose(instance: Instance | None, key: Key, model: str, endpoint: str) -> Re
             f"The instance `{model}` does not offer /v1/{endpoint}.",
             code="unsupported_endpoint",
         )
-    if not instance.replicas:
+    if not instance.replicas or not instance.wanted:
         state = WORDS.get(instance.state, "is not ready yet")
+        if not instance.wanted and instance.state == "ready":
+            state = WORDS["stopping"]
         raise Refusal(
             503,
             f"The instance `{model}` {state}.",

@@ -5,21 +5,25 @@ Alone, N workers share one port by SO_REUSEPORT. In `modelport up` the same prot
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import suppress
+from email.utils import formatdate
 from typing import Any
 
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from inference.gateway.auth import Authenticator
+from inference.gateway.connection import GatewayProtocol
+from inference.gateway.errors import Refusal
 from inference.gateway.journal import Journal
-from inference.gateway.protocol import GatewayProtocol
 from inference.gateway.snapshot import Snapshot
 from inference.gateway.upstream import Pool
 from portal.lib.env import Environment
@@ -36,13 +40,18 @@ BACKLOG = 4096
 class GatewayRuntime:
     """What all connections of a process share. Lives on one event loop."""
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(
+        self, env: Environment, *, snapshot: Snapshot | None = None, durable: bool = True
+    ) -> None:
+        """Without `durable` nothing waits for the disk: for measuring what that costs."""
         self.loop = asyncio.get_running_loop()
-        self.snapshot = Snapshot(env.database)
+        self.snapshot = snapshot or Snapshot(env.database)
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
-        self.journal = Journal(env.journal_dir, self.loop)
+        self.journal = Journal(env.journal_dir, self.loop, durable=durable)
         self.connections: set[GatewayProtocol] = set()
         self.draining = False
+        self.buffered = 0  # bytes of requests' bodies in memory
+        self.date = _date_header()
         self._pools: dict[str, Pool] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -55,6 +64,7 @@ class GatewayRuntime:
         with suppress(TimeoutError):
             async with asyncio.timeout(LOAD_TIMEOUT):
                 await self.snapshot.loaded.wait()
+        gc.freeze()  # what is here now stays: the collector need not walk it again
 
     async def stop(self) -> None:
         """Let answers under way end, then close the books."""
@@ -68,7 +78,8 @@ class GatewayRuntime:
         for connection in list(self.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.sleep(0)  # their connection_lost writes what they owe to the journal
+        for _ in range(10):  # their connection_lost writes what they owe to the journal
+            await asyncio.sleep(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -86,7 +97,8 @@ class GatewayRuntime:
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            now = asyncio.get_running_loop().time()
+            now = time.monotonic()
+            self.date = _date_header()
             for connection in list(self.connections):
                 connection.look(now)
             self._forget_pools()
@@ -98,6 +110,24 @@ class GatewayRuntime:
             self._pools.pop(address).close()
 
 
+class _Beside(GatewayProtocol):
+    """The gateway's half of a connection that it shares with the pages."""
+
+    def on_headers_complete(self) -> None:
+        if self.reading is not None and not _ours(self.reading.target):
+            # A page asked for in one breath with a call: what must wait for what is not ours to
+            # say. The call is answered, then the connection ends, as HTTP allows.
+            raise Refusal(400, "Pages are not served behind a call on the same connection.")
+        super().on_headers_complete()
+
+    def rest(self) -> None:
+        """The pages have the connection now."""
+        self.runtime.connections.discard(self)
+
+    def wake(self) -> None:
+        self.runtime.connections.add(self)
+
+
 def mounted(runtime: GatewayRuntime) -> type[HttpToolsProtocol]:
     """uvicorn's protocol for pages, which leaves `/v1` to the gateway: for `Config(http=…)`."""
 
@@ -106,14 +136,15 @@ def mounted(runtime: GatewayRuntime) -> type[HttpToolsProtocol]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
-            self._v1: GatewayProtocol | None = None
+            self._v1: _Beside | None = None
             self._peeked = b""
             self._in_message = False
+            self._deaf = False  # a call came in one breath with a page: nothing more is heard
 
         def data_received(self, data: bytes) -> None:
             if self._v1 is not None and not self._v1.idle:
                 self._v1.data_received(data)
-            elif self._pages_busy:
+            elif self._in_message or self._answering:
                 super().data_received(data)
             else:
                 self._dispatch(data)
@@ -126,25 +157,60 @@ def mounted(runtime: GatewayRuntime) -> type[HttpToolsProtocol]:
                 return
             self._peeked = b""
             if not is_v1:
+                if self._v1 is not None:
+                    self._v1.rest()
                 super().data_received(data)
                 return
             self._unset_keepalive_if_required()  # its idle timer must not end our answer
             if self._v1 is None:
-                self._v1 = GatewayProtocol(runtime)
+                self._v1 = _Beside(runtime)
                 self._v1.connection_made(self.transport)
+            self._v1.wake()
             self._v1.data_received(data)
 
         @property
-        def _pages_busy(self) -> bool:
-            return self._in_message or (self.cycle is not None and not self.cycle.response_complete)
+        def _answering(self) -> bool:
+            return self.cycle is not None and not self.cycle.response_complete
 
         def on_message_begin(self) -> None:
-            self._in_message = True
-            super().on_message_begin()
+            if not self._deaf:
+                self._in_message = True
+                super().on_message_begin()
+
+        def on_url(self, url: bytes) -> None:
+            if not self._deaf:
+                super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            if not self._deaf:
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            if self._deaf:
+                return
+            if self._answering and _ours(self.url):
+                # The page is answered, then the connection ends; the call must be sent again.
+                self._deaf = True
+                self.cycle.keep_alive = False
+                return
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            if not self._deaf:
+                super().on_body(body)
 
         def on_message_complete(self) -> None:
-            self._in_message = False
-            super().on_message_complete()
+            if not self._deaf:
+                self._in_message = False
+                super().on_message_complete()
+
+        def handle_websocket_upgrade(self) -> None:
+            if self._deaf:
+                return
+            if self._v1 is not None:  # the connection has left us both
+                self._v1.rest()
+                self._v1 = None
+            super().handle_websocket_upgrade()
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._v1 is not None:
@@ -162,23 +228,31 @@ def mounted(runtime: GatewayRuntime) -> type[HttpToolsProtocol]:
             super().resume_writing()
 
         def shutdown(self) -> None:
-            """uvicorn asks idle connections to close; one that streams ends by itself."""
+            """uvicorn asks all to close; an answer under way is finished before."""
             if self._v1 is not None and not self._v1.idle:
-                return
-            super().shutdown()
+                self._v1.drain()
+            else:
+                super().shutdown()
 
     return Mounted
 
 
+def _ours(target: bytes) -> bool:
+    return target.startswith((b"/v1/", b"/v1?")) or target == b"/v1"
+
+
 def _is_v1(data: bytes) -> bool | None:
     """Whether a request line begins a call to the gateway; None while too little of it is here."""
-    data = data.lstrip(b"\r\n")
-    method, space, target = data.partition(b" ")
+    method, space, target = data.lstrip(b"\r\n").partition(b" ")
     if not space:
-        return None if len(method) < 16 else False
+        return None if len(data) < 32 else False
     if len(target) < 4 and b"/v1/".startswith(target):
         return None
     return target.startswith((b"/v1/", b"/v1 ", b"/v1?"))
+
+
+def _date_header() -> bytes:
+    return f"Date: {formatdate(usegmt=True)}\r\n".encode()
 
 
 async def serve(env: Environment, host: str, port: int) -> None:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 import psycopg
 
@@ -22,17 +23,18 @@ CHANNEL = "modelport_gateway"
 FULL_RELOAD = 60.0  # seconds
 RECONNECT = 1.0  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a key that was not found is not looked up again
-LOOKUPS = 4  # look-ups of unknown keys at a time; strangers must not keep the database busy
+LOOKUPS = 4  # look-ups of unknown keys at a time; strangers must not keep the database busy,
+MOST_LOOKUPS = 256  # nor more than so many of them wait; what comes on top is not known
+LOAD_TIMEOUT = 15.0  # seconds for a query; a database that takes longer is away
 MOST_UNKNOWN = 10_000
 
 _KEYS = """
     SELECT id, organization_id, kind, models_allowed, expires_at, digest FROM accounts_apikey
-    WHERE revoked_at IS NULL AND kind IN ('api', 'playground')
-      AND (expires_at IS NULL OR expires_at > now())
+    WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
 """
 _INSTANCES = """
-    SELECT id, organization_id, name, engine, settings, state, created_at FROM inference_instance
-    WHERE deleted_at IS NULL AND desired <> 'deleted'
+    SELECT id, organization_id, name, engine, settings, state, desired, created_at
+    FROM inference_instance WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
     SELECT id, instance_id, address, context_length FROM inference_replica
@@ -54,6 +56,8 @@ class Snapshot:
         self._by_id: dict[bytes, Instance] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
+        self._looking = 0
+        self._keys_changed = 0
         self.loaded = asyncio.Event()
 
     def key(self, digest: bytes) -> Key | None:
@@ -68,22 +72,32 @@ class Snapshot:
 
     async def look_up(self, digest: bytes) -> Key | None:
         """A key that was made so lately that its notice is still on its way."""
-        now = time.monotonic()
-        if self._unknown.get(digest, 0) > now or self._lookups.locked():
+        if self._unknown.get(digest, 0) > time.monotonic() or self._looking >= MOST_LOOKUPS:
             return self.key(digest)
-        async with self._lookups:
-            try:
-                async with await self._connect() as connection:
-                    rows = await _fetch(connection, _KEYS + " AND digest = %s", [digest])
-            except psycopg.Error:
-                return self.key(digest)
+        self._looking += 1
+        try:
+            async with self._lookups, asyncio.timeout(LOAD_TIMEOUT):
+                # Somebody may have asked for the same one, or the notice have come, meanwhile.
+                if self._unknown.get(digest, 0) <= time.monotonic() and digest not in self.keys:
+                    await self._ask_for(digest)
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("an unknown key could not be looked up: %s", error)
+        finally:
+            self._looking -= 1
+        return self.key(digest)
+
+    async def _ask_for(self, digest: bytes) -> None:
+        async with await self._connect() as connection:
+            changed = -1
+            while changed != self._keys_changed:  # it may be revoked while we read it
+                changed = self._keys_changed
+                rows = await _fetch(connection, _KEYS + " AND digest = %s", [digest])
         for row in rows:
             self._add_key(row)
         if not rows:
             if len(self._unknown) >= MOST_UNKNOWN:
                 self._unknown.clear()
-            self._unknown[digest] = now + UNKNOWN_FOR
-        return self.key(digest)
+            self._unknown[digest] = time.monotonic() + UNKNOWN_FOR
 
     async def follow(self) -> None:
         """Load, then keep up, for ever."""
@@ -92,42 +106,53 @@ class Snapshot:
                 async with await self._connect() as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     await self._keep_up(connection)
-            except psycopg.Error as error:
+            except (psycopg.Error, TimeoutError) as error:
                 log.warning("the gateway goes on with what it knows: %s", error)
             await asyncio.sleep(RECONNECT)
 
     async def _connect(self) -> Connection:
         return await psycopg.AsyncConnection.connect(
-            self._database, autocommit=True, connect_timeout=5
+            self._database,
+            autocommit=True,
+            connect_timeout=5,
+            keepalives_idle=5,  # a database that vanished without a word is noticed
+            keepalives_interval=2,
+            keepalives_count=3,
         )
 
     async def _keep_up(self, connection: Connection) -> None:
         while True:
-            await self._load(connection)
+            async with asyncio.timeout(LOAD_TIMEOUT):
+                await self._load(connection)
             self.loaded.set()
             until = time.monotonic() + FULL_RELOAD
             while (left := until - time.monotonic()) > 0:
                 # Taken in first: the connection can ask nothing while it listens.
                 notices = [n.payload async for n in connection.notifies(timeout=left, stop_after=1)]
-                for payload in notices:
-                    await self._refresh(connection, payload)
+                async with asyncio.timeout(LOAD_TIMEOUT):
+                    await self._take_in(connection, notices)
 
     async def _load(self, connection: Connection) -> None:
         keys = await _fetch(connection, _KEYS)
+        self._keys_changed += 1
         self.keys.clear()
         self._digests.clear()
         for row in keys:
             self._add_key(row)
         await self._load_instances(connection)
 
-    async def _refresh(self, connection: Connection, payload: str) -> None:
-        table, _, id_ = payload.partition(":")
-        if table == "accounts_apikey":
-            rows = await _fetch(connection, _KEYS + " AND id = %s", [id_])
-            self._forget_key(bytes.fromhex(id_.replace("-", "")))
+    async def _take_in(self, connection: Connection, notices: list[str]) -> None:
+        changed = {tuple(notice.split(":", 1)) for notice in notices if ":" in notice}
+        ids = [id_ for table, id_ in changed if table == "accounts_apikey"]
+        if ids:
+            rows = await _fetch(connection, _KEYS + " AND id = ANY(%s::uuid[])", [ids])
+            self._keys_changed += 1
+            for id_ in ids:
+                self._forget_key(UUID(id_).bytes)
             for row in rows:
                 self._add_key(row)
-        else:  # few and small: read anew, so that an instance and its replicas never disagree
+        if len(ids) < len(changed):
+            # Few and small: read anew, so that an instance and its replicas never disagree.
             await self._load_instances(connection)
 
     async def _load_instances(self, connection: Connection) -> None:
@@ -161,9 +186,10 @@ class Snapshot:
             self.keys.pop(digest, None)
 
     def _add_instance(self, row: Row) -> None:
-        id_, organization, name, engine, settings, state, created = row
+        id_, organization, name, engine, settings, state, desired, created = row
+        offered, wanted = _endpoints(engine, settings), desired == "running"
         instance = Instance(
-            id_.bytes, organization.bytes, name, state, _endpoints(engine, settings), created
+            id_.bytes, organization.bytes, name, state, offered, created, wanted=wanted
         )
         self.instances[instance.organization_id, name] = instance
         self._by_id[instance.id] = instance

@@ -7,6 +7,7 @@ from typing import Protocol
 import httptools
 
 MOST_IDLE = 256  # connections kept per address
+IDLE_SECONDS = 4.0  # vLLM closes a connection that was idle for 5 s
 CONNECT_TIMEOUT = 5.0  # seconds
 
 
@@ -30,9 +31,9 @@ class Upstream(asyncio.Protocol):
         self.listener: Listener | None = None
         self.transport: asyncio.Transport | None = None
         self.reused = False
+        self.idle_since = 0.0  # the loop's time
         self._answered = False
         self._content_type = b""
-        self._keep_alive = False
         self._parser = httptools.HttpResponseParser(self)
 
     def send(self, listener: Listener, request: bytes) -> None:
@@ -85,6 +86,10 @@ class Upstream(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self.listener is None:  # a second answer to one request
+            self._transport().abort()
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"content-type":
             self._content_type = value
@@ -101,11 +106,13 @@ class Upstream(asyncio.Protocol):
         # Asked here: once the parser is past the message it answers for the next one.
         keep = self._parser.should_keep_alive()
         listener, self.listener = self.listener, None
-        if keep:
-            self._parser = httptools.HttpResponseParser(self)
+        if self.transport is None or self.transport.is_closing():
+            pass
+        elif keep:
+            self.resume()  # it may have been paused for a slow client who needs no more of it
             self._pool.put(self)
         else:
-            self._transport().close()
+            self.transport.close()
         if listener is not None:
             listener.upstream_complete()
 
@@ -121,11 +128,16 @@ class Pool:
 
     def take(self) -> Upstream | None:
         """An idle connection, the one used last; None where one must be opened."""
+        fresh = self._loop.time() - IDLE_SECONDS
         while self._idle:
             upstream = self._idle.pop()
-            if upstream.transport is not None and not upstream.transport.is_closing():
-                upstream.reused = True
-                return upstream
+            if upstream.transport is None or upstream.transport.is_closing():
+                continue
+            if upstream.idle_since < fresh:
+                upstream.transport.close()
+                continue
+            upstream.reused = True
+            return upstream
         return None
 
     async def open(self) -> Upstream:
@@ -143,6 +155,7 @@ class Pool:
         return upstream
 
     def put(self, upstream: Upstream) -> None:
+        upstream.idle_since = self._loop.time()
         if len(self._idle) < MOST_IDLE:
             self._idle.append(upstream)
         elif upstream.transport is not None:

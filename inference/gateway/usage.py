@@ -1,14 +1,21 @@
-"""Usage in what an engine sends: read it, and cut it where the client did not ask. PURE.
+"""Usage in what an engine sends: read it, and find it where it must be cut. PURE.
 
-vLLM writes `"usage":{…}` as a member of each chunk's object when it is told to. In JSON text the
-bytes `"usage":` with a bare quote cannot stand inside a string, where quotes are escaped.
+vLLM (with --enable-force-include-usage) makes `"usage":{…}` a member of each chunk's object: the
+running usage of that chunk's own choice, and of that choice's own prompt. Its last chunk has no
+choices and the usage of all. In JSON text the bytes `"usage":` with bare quotes cannot stand
+inside a string, where quotes are escaped.
 """
+
+import re
 
 import msgspec
 
 from billing.usage_record import Usage
 
-_MEMBER = b'"usage":'
+MEMBER = b',"usage":{'
+_PREFIX = len(MEMBER) - 1
+_NO_CHOICES = b'"choices":[]'
+_FINISH = b'"finish_reason":"'
 
 
 class _Details(msgspec.Struct):
@@ -19,12 +26,12 @@ class _Details(msgspec.Struct):
 class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    total_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
 
 
 class _Choice(msgspec.Struct):
+    index: int = 0
     finish_reason: str | None = None
 
 
@@ -33,8 +40,17 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice] = []
 
 
-_usage = msgspec.json.Decoder(_Usage | None).decode
+_usage = msgspec.json.Decoder(_Usage).decode
 _answer = msgspec.json.Decoder(_Answer).decode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class Found(msgspec.Struct):
+    """The member `usage` of a chunk: its value, and the chunk without it."""
+
+    value: bytes
+    rest: bytes
+    closing: bool  # the chunk has no choices: it is there for the usage of all alone
 
 
 def of_answer(body: bytes) -> tuple[Usage | None, str]:
@@ -44,71 +60,74 @@ def of_answer(body: bytes) -> tuple[Usage | None, str]:
     except msgspec.DecodeError:
         return None, ""
     reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
-    return _counted(answer.usage), reasons[0] if reasons else ""
+    return _counted(answer.usage), reasons[0][:24] if reasons else ""
+
+
+def read(value: bytes) -> Usage | None:
+    """The usage in such a member's value; None if it says nothing."""
+    try:
+        return _counted(_usage(value))
+    except msgspec.DecodeError:
+        return None
+
+
+def choice(event: bytes) -> int:
+    """The index of the choice that a chunk belongs to."""
+    try:
+        choices = _answer(event.removeprefix(b"data: ")).choices
+    except msgspec.DecodeError:
+        return 0
+    return choices[0].index if choices else 0
 
 
 def _counted(said: _Usage | None) -> Usage | None:
     if said is None or said.prompt_tokens is None:
         return None
-    prompt, completion = said.prompt_tokens, said.completion_tokens or 0
-    cached = said.prompt_tokens_details.cached_tokens if said.prompt_tokens_details else 0
-    details = said.completion_tokens_details
-    reasoning = details.reasoning_tokens if details else 0
+    prompt, completion = max(0, said.prompt_tokens), max(0, said.completion_tokens or 0)
+    inside, of = said.prompt_tokens_details, said.completion_tokens_details
+    cached = (inside.cached_tokens if inside else 0) or 0
+    reasoning = (of.reasoning_tokens if of else 0) or 0
     # Subsets by definition; an engine that says otherwise is not believed beyond it.
-    return Usage(prompt, completion, min(cached or 0, prompt), min(reasoning or 0, completion))
+    return Usage(
+        prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion)
+    )
 
 
-def find(data: bytes) -> tuple[int, int] | None:
-    """Where the member `usage` of a chunk's object lies: from its name to behind its value."""
-    start = data.rfind(_MEMBER)
-    if start < 0:
+def find(event: bytes) -> Found | None:
+    """The usage of a stream's event `data: {…}`, if it has one."""
+    start = event.rfind(MEMBER)
+    if start > 0:
+        end = event.find(b"}", start) + 1
+        # The one brace that is left closes the object, so the member was the object's own.
+        if event[end:] == b"}":
+            closing = event.endswith(_NO_CHOICES, 0, start)
+            return Found(event[start + _PREFIX : end], event[:start] + b"}", closing)
+    return _find_slowly(event) if b'"usage"' in event else None
+
+
+def _find_slowly(event: bytes) -> Found | None:
+    """For what does not end with it, or is not written as vLLM writes."""
+    if not event.startswith(b"data:"):
         return None
-    at = start + len(_MEMBER)
-    while data[at : at + 1] in (b" ", b"\t"):
-        at += 1
-    if data[at : at + 4] == b"null":
-        return start, at + 4
-    if data[at : at + 1] != b"{":
-        return None
-    depth = 0
-    for position in range(at, len(data)):  # numbers and names only: no string holds a brace
-        byte = data[position]
-        if byte == 0x7B:
-            depth += 1
-        elif byte == 0x7D:
-            depth -= 1
-            if not depth:
-                return start, position + 1
-    return None
-
-
-def read(data: bytes, place: tuple[int, int]) -> Usage | None:
-    """The usage at that place of a chunk."""
     try:
-        return _counted(_usage(data[place[0] + len(_MEMBER) : place[1]]))
-    except msgspec.DecodeError:
+        members = _members(event[5:])
+    except (msgspec.DecodeError, RecursionError):
         return None
+    if "usage" not in members:
+        return None
+    value = bytes(members["usage"])
+    places = re.finditer(rb'(,?)\s*"usage"\s*:\s*' + re.escape(value), event)
+    place = max(places, key=lambda match: match.start())
+    rest, behind = event[: place.start()], event[place.end() :]
+    if not place[1]:  # it was the first member: the comma to lose stands behind it
+        behind = behind.lstrip().removeprefix(b",")
+    return Found(value, rest + behind, bytes(members.get("choices", b"")) == b"[]")
 
 
-def cut(data: bytes, place: tuple[int, int]) -> bytes:
-    """The chunk without it; every other byte stays."""
-    start, end = place
-    before = data[:start].rstrip(b" ")
-    if before.endswith(b","):
-        return before[:-1] + data[end:]
-    after = data[end:].lstrip(b" ")
-    return before + (after[1:] if after.startswith(b",") else after)
-
-
-def finish_reason(data: bytes) -> str:
+def finish_reason(event: bytes) -> str:
     """Why a stream's chunk says that the answer ended; empty while it goes on."""
-    at = data.rfind(b'"finish_reason":"')
+    at = event.find(_FINISH)
     if at < 0:
         return ""
-    at += len(b'"finish_reason":"')
-    return data[at : data.find(b'"', at)].decode("ascii", "replace")[:24]
-
-
-def is_usage_only(data: bytes) -> bool:
-    """Whether this is the closing chunk that has no choices, only the usage."""
-    return b'"choices":[]' in data
+    at += len(_FINISH)
+    return event[at : event.find(b'"', at)].decode("ascii", "replace")[:24]

@@ -131,6 +131,7 @@ class Engine:
             "num_preemptions_total": 0,
         }
         self.finished = {"stop": 0, "length": 0, "abort": 0}
+        self.replies: set[Reply] = set()
         self.connections = 0  # accepted since the start: tells whether clients keep theirs
 
     # --- routes
@@ -500,8 +501,10 @@ class Reply(asyncio.Protocol):
         self.transport: Any = transport
         self.parser = httptools.HttpRequestParser(self)
         self.engine.connections += 1
+        self.engine.replies.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.engine.replies.discard(self)
         if self.task:
             self.task.cancel()  # as vLLM aborts when its client has gone
 

@@ -1,0 +1,19 @@
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+import uvloop
+
+from tests.gateway import house as houses
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], uvloop.Loop]]:
+    """The loop that the gateway runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[houses.House]:
+    async with houses.house() as made:
+        yield made
