@@ -46,6 +46,7 @@ class GatewayProtocol(asyncio.Protocol):
         self.write_paused = False
         self.last = False  # no request after the one under way
         self._closing = False
+        self._resuming = False  # a parser is being told of a head that was read already
         self._unread = False  # the client may still be sending what nobody will read
         self._head_size = 0
         self._size = 0
@@ -78,12 +79,7 @@ class GatewayProtocol(asyncio.Protocol):
         if self._closing:
             return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # We speak no other protocol. The request itself was answered as any, or will be.
-            self._closing = True
-            if self.current is None:
-                self.close()
+            self._feed(data)
         except httptools.HttpParserCallbackError as error:
             self._refuse(_cause(error))
         except httptools.HttpParserError:
@@ -91,6 +87,20 @@ class GatewayProtocol(asyncio.Protocol):
         else:
             if self.reading is not None:
                 self._weigh(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                # We speak no other protocol and answer the request as any; Java's client offers
+                # h2c with every first one. The parser has stopped behind the head: another goes on.
+                data = data[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+                if self.reading is not None:
+                    self._resuming = True
+                    self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % self.reading.framing)
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -105,27 +115,36 @@ class GatewayProtocol(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         self.reading = Exchange(self)
         self._head_size = self._size = 0
         self.deadline = time.monotonic() + HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
+        if self._resuming:
+            return
         self._count_head(len(url))
         if self.reading is not None:
             self.reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._resuming:
+            return
         self._count_head(len(name) + len(value))
         if self.reading is not None:
             self.reading.header(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         exchange, parser = self.reading, self._parser
-        if exchange is None:
+        if self._resuming or exchange is None:
+            self._resuming = False
             return
         exchange.method = parser.get_method()
         exchange.http_minor = parser.get_http_version()
-        exchange.keep_alive = parser.should_keep_alive() and not parser.should_upgrade()
+        exchange.keep_alive = parser.should_keep_alive()
+        if exchange.http_minor not in {"1.0", "1.1"}:
+            raise bad_request(UNREADABLE)
         exchange.head_complete()
         self.go_on(exchange)
 
@@ -134,9 +153,10 @@ class GatewayProtocol(asyncio.Protocol):
             self.reading.body_part(data)
 
     def on_message_complete(self) -> None:
-        exchange, self.reading = self.reading, None
-        if exchange is None:
-            return
+        exchange = self.reading
+        if exchange is None or (exchange.framing and self._parser.should_upgrade()):
+            return  # the parser leaves out the body of what asks for an upgrade; it comes later
+        self.reading = None
         exchange.received = time.monotonic()
         if self.current is None:
             self.current = exchange

@@ -74,6 +74,7 @@ class Exchange:
     http_minor = "1.1"
     keep_alive = True
     expects_continue = False
+    framing = b""  # the header that says how long its body is
     long = False  # its body is too long to be thrown away
     received = 0.0  # when its last byte came; all times are monotonic seconds
     refusal: Refusal | None = None  # known from its head already
@@ -81,7 +82,6 @@ class Exchange:
     response_started = False
 
     _headers = 0
-    _lengths = 0
     _authorization = b""
     _client_request_id = ""
     _content_encoding = b""
@@ -137,7 +137,7 @@ class Exchange:
         self._content_encoding = value
 
     def _take_content_length(self, value: bytes) -> None:
-        self._take_length()
+        self._take_framing(b"Content-Length: " + value)
         if not value.strip().isdigit() or len(value) > 18:
             raise errors.bad_request("Content-Length is not a number.")
         if int(value) > MAX_BODY:
@@ -145,15 +145,15 @@ class Exchange:
         self.long = int(value) > SHORT_BODY
 
     def _take_transfer_encoding(self, value: bytes) -> None:
-        self._take_length()
+        self._take_framing(b"Transfer-Encoding: " + value)
         if value.strip().lower() != b"chunked":
             raise Refusal(501, "Transfer-Encoding may be 'chunked' only.")
         self.long = True
 
-    def _take_length(self) -> None:
-        self._lengths += 1
-        if self._lengths > 1:
+    def _take_framing(self, line: bytes) -> None:
+        if self.framing:
             raise errors.bad_request("The length of the body is given twice.")
+        self.framing = line
 
     def _take_expect(self, value: bytes) -> None:
         self.expects_continue = value.strip().lower() == b"100-continue"

@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 import uvloop
 
+from inference.gateway import server
 from tests.gateway import house as houses
 
 
@@ -11,6 +12,11 @@ def pytest_asyncio_loop_factories(
 ) -> dict[str, Callable[[], uvloop.Loop]]:
     """The loop that the gateway runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LOOK_EVERY", 0.05)
 
 
 @pytest.fixture

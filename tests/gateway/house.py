@@ -110,14 +110,14 @@ class House:
     async def closed_row(self) -> Row:
         """The only row, once it has its FINAL."""
         async with asyncio.timeout(5):
-            while not (rows := self.rows()) or rows[-1].final is None:
+            while not (rows := self.rows()) or rows[-1].final is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
         (row,) = rows
         return row
 
     async def until(self, what: Any) -> None:
         async with asyncio.timeout(5):
-            while not what():
+            while not what():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
@@ -153,10 +153,12 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]
         if "content-length" in headers:
             body = await reader.readexactly(int(headers["content-length"]))
         elif headers.get("transfer-encoding") == "chunked":
+            parts = []
             while size := int((await reader.readline()).strip() or b"0", 16):
-                body += await reader.readexactly(size)
+                parts.append(await reader.readexactly(size))
                 assert await reader.readexactly(2) == b"\r\n"
             assert await reader.readexactly(2) == b"\r\n"
+            body = b"".join(parts)
         else:
             body = await reader.read()
     return int(lines[0].split()[1]), headers, body
