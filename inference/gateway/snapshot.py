@@ -114,6 +114,7 @@ class Snapshot:
         return await psycopg.AsyncConnection.connect(
             self._database,
             autocommit=True,
+            application_name="modelport gateway",
             connect_timeout=5,
             keepalives_idle=5,  # a database that vanished without a word is noticed
             keepalives_interval=2,
