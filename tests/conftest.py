@@ -28,6 +28,13 @@ __all__ = [
 ]
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Journeys last, in any order among themselves: a browser's driver keeps an event loop running
+    in this thread, beside which no asynchronous test could have its own."""
+    items.sort(key=lambda item: item.get_closest_marker("journey") is not None)
+
+
 # Threads of consumers come and go; what they leave open would keep the test database from going.
 connections.settings["default"]["CONN_MAX_AGE"] = 0
 
