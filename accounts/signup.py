@@ -4,10 +4,13 @@ That is the one they were invited to, else one of their own. It is made when the
 proved, not when the form is sent, so that nobody reserves addresses for organizations by typing.
 """
 
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 from allauth.account.adapter import DefaultAccountAdapter
 from django import forms
+from django.conf import settings
 from django.db import transaction
 from django.http import HttpRequest
 from django.utils.translation import gettext
@@ -20,6 +23,8 @@ from portal.lib.errors import Conflict
 # What the session carries from the form or the link to the moment of coming in.
 ORGANIZATION_NAME = "signup-organization"
 INVITATION = "signup-invitation"
+# What allauth's mails call the addresses in them.
+MAILED_LINKS = ("activate_url", "password_reset_url", "signup_url")
 
 
 class SignupForm(forms.Form):
@@ -49,11 +54,23 @@ class Adapter(DefaultAccountAdapter):
             self.unstash_verified_email(request)
         return super().save_user(request, user, form, commit)
 
+    def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
+        # allauth would name and link whatever Host the request came with, so that a stranger could
+        # have a link to their own machine, with the secret in it, mailed to anyone.
+        home = {"current_site": SimpleNamespace(name="Modelport", domain=settings.PUBLIC_URL)}
+        links = {name: at_home(context[name]) for name in MAILED_LINKS if name in context}
+        super().send_mail(template_prefix, email, {**home, **context, **links})
+
     def login(self, request: HttpRequest, user: Any) -> None:
         if user.last_login is None:
             name = request.session.pop(ORGANIZATION_NAME, "")
             settle(user, name, request.session.pop(INVITATION, ""))
         super().login(request, user)
+
+
+def at_home(address: str) -> str:
+    """The same address on this installation's own public URL."""
+    return settings.PUBLIC_URL + urlsplit(address)._replace(scheme="", netloc="").geturl()
 
 
 def settle(user: User, name: str = "", invitation_token: str = "") -> Membership:

@@ -1,6 +1,7 @@
 """From the sign-up form to an organization, by the real flows, with codes out of the mail."""
 
 import re
+from typing import Any
 
 import pytest
 from django.core import mail
@@ -96,6 +97,38 @@ def test_a_taken_address_is_not_given_away_on_the_page(alice: User) -> None:
     fresh = Client().post(SIGN_UP, {"email": "dora@new.example", "password1": PASSWORD})
     assert (response.status_code, response.url) == (fresh.status_code, fresh.url)
     assert User.objects.filter(email__iexact="alice@acme.example").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("page", "email"),
+    [
+        ("/account/password/reset/", "alice@acme.example"),  # a link with a secret
+        ("/account/password/reset/", "nobody@new.example"),  # "you have no account: sign up at …"
+        ("/account/signup/", "alice@acme.example"),  # "you have an account: reset at …"
+        ("/account/login/code/", "alice@acme.example"),
+    ],
+)
+def test_a_mail_leads_to_this_installation_whatever_host_it_was_asked_through(
+    alice: User, page: str, email: str, settings: Any
+) -> None:
+    settings.PUBLIC_URL = "https://models.acme.example"
+    Client(headers={"Host": "evil.example"}).post(page, {"email": email, "password1": PASSWORD})
+    (sent,) = mail.outbox
+    assert sent.to == [email]
+    assert "evil" not in sent.subject + sent.body and "Hello from Modelport" in sent.body
+    links = re.findall(r"\S+://\S+", sent.body)
+    assert links and all(link.startswith("https://models.acme.example") for link in links)
+
+
+def test_a_forgotten_password_is_set_anew_by_the_mailed_link(alice: User) -> None:
+    client = Client()
+    client.post("/account/password/reset/", {"email": "alice@acme.example"})
+    (link,) = re.findall(r"https?://[^/]+(/account/password/reset/key/\S+)", mail.outbox[0].body)
+    form = client.get(link, follow=True)
+    new = "another battery of horses"
+    client.post(form.redirect_chain[-1][0], {"password1": new, "password2": new})
+    response = client.post(SIGN_IN, {"login": "alice@acme.example", "password": new})
+    assert (response.status_code, response.url) == (302, "/")
 
 
 def test_settling_twice_makes_one_organization(alice: User) -> None:
