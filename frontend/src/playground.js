@@ -19,10 +19,19 @@ marked.use({
     },
     // No images: their addresses would carry the conversation away.
     image({ text }) {
-      return `[${text.replace(/[&<>]/g, "")}]`;
+      return `[${escaped(text)}]`;
+    },
+    // A model that writes HTML is shown to write HTML.
+    html({ text }) {
+      return escaped(text);
     },
   },
 });
+
+const ENTITIES = { "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" };
+function escaped(text) {
+  return text.replace(/[&<>"']/g, (character) => ENTITIES[character]);
+}
 
 // What markdown makes, and nothing that loads or runs.
 const TAGS =

@@ -55,7 +55,8 @@ def chat(page: Page, text: str) -> None:
     page.get_by_label("Message").fill(text)
     page.get_by_label("Message").press("Enter")
     expect(page.get_by_role("button", name="Send")).to_be_visible(timeout=60_000)
-    expect(page.locator("#thread article").last.locator("[data-stats]")).to_contain_text("tokens")
+    stats = page.locator("#thread article").last.locator("[data-stats]")
+    expect(stats).to_contain_text("tokens", timeout=60_000)
 
 
 def delete_instance(page: Page, name: str) -> None:
