@@ -6,7 +6,9 @@ the engine reads the very values that were checked, and what is not listed never
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -234,9 +236,14 @@ def _typed(fields: _Object, name: str, kind: Any, word: str) -> Any:
     if raw is None:
         return None
     try:
-        return msgspec.json.decode(raw, type=kind | None)
+        return _decoder(kind)(raw)
     except msgspec.DecodeError:
         raise bad_request(f"'{name}' must be {word}.", name) from None
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[msgspec.Raw], Any]:
+    return msgspec.json.Decoder(kind | None).decode
 
 
 def _bounded(fields: _Object, name: str, least: int, most: int) -> int | None:

@@ -97,11 +97,11 @@ def find(event: bytes) -> Found | None:
     """The usage of a stream's event `data: {…}`, if it has one."""
     start = event.rfind(MEMBER)
     if start > 0:
-        end = event.find(b"}", start) + 1
-        # The one brace that is left closes the object, so the member was the object's own.
-        if event[end:] == b"}":
+        value = event[start + _PREFIX : -1]
+        # One whole object, and the brace that is left closes the one whose own member it is.
+        if value.endswith(b"}") and b"}," not in value and value.count(b"{") == value.count(b"}"):
             closing = event.endswith(_NO_CHOICES, 0, start)
-            return Found(event[start + _PREFIX : end], event[:start] + b"}", closing)
+            return Found(value, event[:start] + b"}", closing)
     return _find_slowly(event) if b'"usage"' in event else None
 
 

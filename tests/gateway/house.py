@@ -7,42 +7,20 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from openai import AsyncOpenAI
 
-from accounts import keys
 from billing.usage_record import Admit, Checkpoint, Final
 from inference.gateway import journal
 from inference.gateway.connection import GatewayProtocol
-from inference.gateway.router import Instance, Key, Replica
+from inference.gateway.router import Instance, Replica
 from inference.gateway.server import GatewayRuntime
-from inference.gateway.snapshot import Snapshot
 from portal.lib import env
 from portal.lib.ids import uuid7
 from tests.fakes import engine as fake
-
-ACME, UMBRELLA = uuid7().bytes, uuid7().bytes
-GENERATE = frozenset({"chat/completions", "completions"})
-
-
-class StillSnapshot(Snapshot):
-    """Tables that a test fills by hand; no database."""
-
-    async def follow(self) -> None:
-        self.loaded.set()
-        await asyncio.Event().wait()
-
-    async def _ask_for(self, digest: bytes) -> None:
-        self._unknown[digest] = float("inf")
-
-    def add_instance(self, name: str, *, organization: bytes = ACME, **given: Any) -> Instance:
-        fields = {"state": "ready", "endpoints": GENERATE, "created_at": datetime.now(UTC)} | given
-        instance = Instance(uuid7().bytes, organization, name, **fields)
-        self.instances[organization, name] = instance
-        return instance
+from tests.gateway.tables import ACME, StillSnapshot
 
 
 @dataclass
@@ -65,11 +43,8 @@ class House:
         self.replica = self.add_replica(self.instance, str(home / "engine.sock"))
 
     def new_key(self, *, organization: bytes = ACME, **given: Any) -> str:
-        plain = keys.generate()
-        fields = {"kind": "api", "models_allowed": frozenset(), "expires_at": None} | given
-        digest = keys.digest(plain, self.runtime.authenticator._pepper)
-        self.snapshot.keys[digest] = Key(uuid7().bytes, organization, **fields)
-        return plain
+        pepper = self.runtime.authenticator._pepper
+        return self.snapshot.add_key(pepper, organization=organization, **given)
 
     def add_replica(self, instance: Instance, path: str) -> Replica:
         replica = Replica(uuid7().bytes, instance.id, f"unix:{path}", 2048)

@@ -18,7 +18,8 @@ from inference.gateway.connection import GatewayProtocol
 from inference.gateway.server import GatewayRuntime
 from inference.models import Instance, Replica
 from portal.lib import env
-from tests.gateway.house import UMBRELLA, House, chat
+from tests.gateway.house import House, chat
+from tests.gateway.tables import UMBRELLA
 
 # ------------------------------------------------------------------------ by hand-made tables
 

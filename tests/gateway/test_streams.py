@@ -123,6 +123,15 @@ RUNNING = b',"usage":{"prompt_tokens":3,"total_tokens":5,"completion_tokens":2}'
             EVENT % RUNNING.replace(b"2}", b'2,"prompt_tokens_details":{"cached_tokens":1}}'),
             EVENT % b"",
         ),
+        (
+            EVENT % (RUNNING + b',"metrics":{"time_to_first_token_ms":1.5}'),
+            EVENT % b',"metrics":{"time_to_first_token_ms":1.5}',
+        ),
+        (
+            EVENT % RUNNING.replace(b"2}", b'2,"a":{"b":1},"completion_tokens_details":null}'),
+            EVENT % b"",
+        ),
+        (EVENT % (RUNNING + b',"note":"}}"'), EVENT % b',"note":"}}"'),
         (EVENT % b', "usage": {"prompt_tokens": 3, "completion_tokens": 2}', EVENT % b""),
         (
             b'data: {"usage":{"prompt_tokens":3,"completion_tokens":2},"choices":[{}]}',
@@ -147,6 +156,8 @@ def test_usage_is_found_wherever_it_stands(event, rest):
         b'data: {"choices":[{"delta":{"a":1,"usage":{"prompt_tokens":3}}}]}',
         b': a comment with "usage"',
         b'data: {"choices":[],"usage":',
+        b'data: {"x":{"a":1,"usage":{"prompt_tokens":3}}}',
+        b'data: {"x":{"a":1,"usage":{"prompt_tokens":3},"y":{"z":{}}}}',
     ],
 )
 def test_what_only_looks_like_usage_stays(event):

@@ -1,0 +1,275 @@
+"""What a request costs on its way: straight to the engine, through the gateway, on uvicorn's port.
+
+    make bench      (needs gcc and wrk; nginx is measured too where it is installed)
+
+A mock engine in C answers at once, so that what is measured is the way. What is measured has a core
+of its own; engine and load share another, so requests per second are a floor and the CPU time per
+request is the figure to trust. Prints a table and, as its last line, the same as JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+TICKS = os.sysconf("SC_CLK_TCK")
+MEASURED, OTHERS = 0, 1  # cores
+PATH = "/v1/chat/completions"
+NGINX = """
+worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log /dev/null;
+events {{ worker_connections 8192; }}
+http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+keepalive_requests 100000000;
+upstream engine {{ server 127.0.0.1:{engine}; keepalive 1024; keepalive_requests 100000000; }}
+server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://engine; proxy_buffering off;
+proxy_http_version 1.1; proxy_set_header Connection ""; }} }} }}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seconds", type=int, default=6, help="per measurement")
+    parser.add_argument("--streams", type=int, default=500, help="at a time, 50 tokens/s each")
+    parser.add_argument("--serve", choices=["alone", "unsynced", "mounted"], help=argparse.SUPPRESS)
+    parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        return serve(options.serve, options.engine, options.port)
+    missing = [tool for tool in ("gcc", "wrk", "taskset") if not shutil.which(tool)]
+    if missing:
+        print(f"Install {', '.join(missing)} first.", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        figures = Bench(Path(folder), options.seconds, options.streams).run()
+    show(figures)
+    print(json.dumps(figures))
+    return 0
+
+
+class Bench:
+    def __init__(self, folder: Path, seconds: int, streams: int) -> None:
+        self.folder, self.seconds, self.streams = folder, seconds, streams
+        for name in ("mock", "sseload"):
+            build = ["gcc", "-O2", "-w", "-o", str(folder / name), str(HERE / f"{name}.c")]
+            subprocess.run(build, check=True)
+
+    def run(self) -> dict[str, dict[str, float]]:
+        ways = ["straight", *(["nginx"] if shutil.which("nginx") else [])]
+        ways += ["gateway", "gateway, no fsync", "mounted in uvicorn"]
+        return {way: self.whole(way) | self.streamed(way) for way in ways}
+
+    def whole(self, way: str) -> dict[str, float]:
+        """Answers of 0.6 KB, not streamed."""
+        with self.engine(0) as engine, self.on_the_way(way, engine) as (port, key, process):
+            self.wrk(port, key, 16, 1)
+            began = cpu_seconds(process)
+            busy = self.wrk(port, key, 64, self.seconds)
+            spent = cpu_seconds(process) - began
+            lone = self.wrk(port, key, 1, self.seconds / 2)
+        return {
+            "rps": busy["rps"],
+            "cpu_us": spent / (busy["rps"] * self.seconds) * 1e6,
+            "p50_ms_of_one": lone["p50"],
+            "p99_ms": busy["p99"],
+        }
+
+    def streamed(self, way: str) -> dict[str, float]:
+        """Tokens every 20 ms, with the running usage on each as vLLM sends it."""
+        with self.engine(20) as engine, self.on_the_way(way, engine) as (port, key, process):
+            command = [str(self.folder / "sseload"), str(port), PATH, key, "mock-model"]
+            began = cpu_seconds(process)
+            out = run_elsewhere([*command, str(self.streams), "100", str(self.seconds), "3"])
+            spent = cpu_seconds(process) - began
+            memory = resident_mib(process)
+        told = json.loads(out)
+        if told["errs"] or told["bad"]:
+            raise SystemExit(f"{way}: {out}")
+        return {
+            "cpu_s_per_million_tokens": spent / told["alltoks"] * 1e6,
+            "ttft_p50_ms": told["ttft_p50_us"] / 1000,
+            "mib": memory,
+        }
+
+    def wrk(self, port: int, key: str, connections: int, seconds: float) -> dict[str, float]:
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{max(1, round(seconds))}s",
+            "-s",
+            str(HERE / "post.lua"),
+        ]
+        environment = os.environ | {"KEY": key, "MODEL": "mock-model"}
+        out = run_elsewhere([*command, f"http://127.0.0.1:{port}{PATH}"], env=environment)
+        (result,) = re.findall(r"RESULT (.*)", out)
+        told = {k: float(v) for k, v in (pair.split("=") for pair in result.split())}
+        if told["non2xx"] or told["sockerr"]:
+            raise SystemExit(f"wrk met errors: {result}")
+        return told
+
+    @contextmanager
+    def engine(self, delay_ms: int) -> Iterator[int]:
+        port = free_port()
+        command = [str(self.folder / "mock"), str(port), str(delay_ms), "1"]
+        with running(command, OTHERS, port) as process:
+            self.mock = process
+            yield port
+
+    @contextmanager
+    def on_the_way(
+        self, way: str, engine: int
+    ) -> Iterator[tuple[int, str, subprocess.Popen[bytes]]]:
+        """What stands between client and engine: its port, the key it wants, its process."""
+        port = free_port()
+        key = "none"
+        if way == "straight":
+            yield engine, key, self.mock
+        elif way == "nginx":
+            config = self.folder / "nginx.conf"
+            config.write_text(NGINX.format(folder=self.folder, engine=engine, port=port))
+            with running(["nginx", "-c", str(config)], MEASURED, port) as process:
+                yield port, key, process
+        else:
+            mode = {"gateway": "alone", "mounted in uvicorn": "mounted"}.get(way, "unsynced")
+            command = [sys.executable, "-m", "tests.benchmarks.gateway", "--serve", mode]
+            command += ["--engine", str(engine), "--port", str(port)]
+            with running(command, MEASURED, port, say_key=True) as process:
+                yield port, KEYS.pop(), process
+
+
+KEYS: list[str] = []
+
+
+@contextmanager
+def running(
+    command: list[str], core: int, port: int, *, say_key: bool = False
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE if say_key else None
+    )
+    try:
+        if process.stdout:
+            KEYS.append(process.stdout.readline().decode().strip())
+        wait_for(port)
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def run_elsewhere(command: list[str], **given: Any) -> str:
+    pinned = ["taskset", "-c", str(OTHERS), *command]
+    return subprocess.run(pinned, check=True, capture_output=True, text=True, **given).stdout
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise SystemExit(f"nothing listens on port {port}")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def family(pid: int) -> list[int]:
+    """The process and its children (nginx works in one)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(int(child) for child in children)]
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    stats = [
+        Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        for pid in family(process.pid)
+    ]
+    return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
+
+
+def resident_mib(process: subprocess.Popen[bytes]) -> float:
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family(process.pid)]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def show(figures: dict[str, dict[str, float]]) -> None:
+    names = list(next(iter(figures.values())))
+    base = figures.get("nginx", figures["straight"])
+    print(f"{'':20}" + "".join(f"{name:>26}" for name in names))
+    for way, row in figures.items():
+        cells = [
+            f"{row[n]:.2f} ({row[n] / base[n]:.2f}x)" if base[n] else f"{row[n]:.2f}" for n in names
+        ]
+        print(f"{way:20}" + "".join(f"{cell:>26}" for cell in cells))
+
+
+# ------------------------------------------------------------------ the process that is measured
+
+
+def serve(mode: str, engine: int, port: int) -> int:
+    import uvloop  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(prefix="bench-home-") as home:
+        uvloop.run(_serve(mode, engine, port, Path(home)))
+    return 0
+
+
+async def _serve(mode: str, engine: int, port: int, home: Path) -> None:
+    # Imported here: the process that measures needs none of it.
+    from uvicorn import Config, Server  # noqa: PLC0415
+
+    from inference.gateway.connection import GatewayProtocol  # noqa: PLC0415
+    from inference.gateway.router import Replica  # noqa: PLC0415
+    from inference.gateway.server import GatewayRuntime, mounted  # noqa: PLC0415
+    from portal.lib import env  # noqa: PLC0415
+    from portal.lib.ids import uuid7  # noqa: PLC0415
+    from tests.gateway.tables import StillSnapshot  # noqa: PLC0415
+
+    snapshot = StillSnapshot("")
+    environment = env.read({"MODELPORT_HOME": str(home)})
+    runtime = GatewayRuntime(environment, snapshot=snapshot, durable=mode != "unsynced")
+    instance = snapshot.add_instance("mock-model")
+    address = f"http://127.0.0.1:{engine}"
+    instance.replicas.append(Replica(uuid7().bytes, instance.id, address, 2048))
+    key = snapshot.add_key(environment.secret("api_key_pepper"))
+    await runtime.start()
+    print(key, flush=True)
+    if mode == "mounted":
+        await Server(
+            Config(_no_page, port=port, http=mounted(runtime), lifespan="off", log_config=None)
+        ).serve()
+    else:
+        await runtime.loop.create_server(
+            lambda: GatewayProtocol(runtime), "127.0.0.1", port, backlog=4096
+        )
+        await asyncio.Event().wait()
+
+
+async def _no_page(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 404, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
