@@ -156,12 +156,14 @@ def _without_engine(view: View) -> list[Action]:
             return []
     if view.unreachable:
         return [SayUnreachable()]
-    left = view.observed is not None and view.observed.phase != Phase.GONE
+    phase = view.observed.phase if view.observed else Phase.GONE
     if view.desired == Desired.DELETED:
-        return [Remove()] if left else [Bury()]
+        return [Bury()] if phase == Phase.GONE else [Remove()]
+    if phase not in {Phase.GONE, Phase.EXITED}:
+        return [Remove()]  # given up for lost, and yet it runs: first there must be none
     shown = Show(InstanceState.PROVISIONING, Stage.QUEUED, message=WAITING)
     # The last one's folder goes before a new one comes: its log was there to be read until now.
-    return [*([Remove()] if left else []), Create(), shown, Ensure()]
+    return [*([] if phase == Phase.GONE else [Remove()]), Create(), shown, Ensure()]
 
 
 def _towards_the_end(view: View) -> list[Action]:

@@ -54,7 +54,8 @@ class Reconciler:
         """Look at every instance once; whether anything is on its way."""
         reached = self._look_round()
         busy = False
-        for instance in Instance.objects.alive().select_related("organization"):
+        # The oldest first: who has waited longest for room gets it.
+        for instance in Instance.objects.alive().select_related("organization").order_by("id"):
             try:
                 busy |= self.reconcile(instance)
             except (OperationalError, InterfaceError):

@@ -1,0 +1,271 @@
+"""Whatever people ask, whatever dies, wherever the reconciler is killed: the promises hold.
+
+A state machine plays a person, an unkind machine and a killer of reconcilers against the in-memory
+place, and looks after each step whether there is a second engine, a request to an engine that is
+not ready, or a deleted instance that still runs.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from django.db import connection, transaction
+from django.utils import timezone
+from hypothesis import HealthCheck, settings
+from hypothesis import Phase as Step
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from accounts.models import Organization, User
+from inference import demo
+from inference.lifecycle import Desired, InstanceState
+from inference.models import Instance, Replica
+from inference.provisioners.base import Phase, Reason
+from inference.provisioners.fake import FakeProvisioner
+from inference.reconciler import Reconciler
+
+REASONS = [
+    Reason.CRASHED,
+    Reason.OUT_OF_MEMORY,
+    Reason.LOAD_TIMEOUT,
+    Reason.NODE_LOST,
+    Reason.INSUFFICIENT_CAPACITY,
+]
+WHICH = st.integers(0, 1)
+QUICK = 25
+EXAMPLES = int(os.environ.get("EXAMPLES", QUICK))  # more when the reconciler itself was changed
+ENOUGH = 20  # rounds in which anything must have come to rest
+
+
+class Killed(BaseException):
+    """As a process ends: no handler runs but what a database does by itself."""
+
+
+class Lethal:
+    """Kills the reconciler at its n-th step; a step is a statement, or either side of a call."""
+
+    def __init__(self, place: FakeProvisioner) -> None:
+        self.place = place
+        self.left: int | None = None
+        self.after_call = ""
+
+    def step(self) -> None:
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    def statement(self, execute: Any, sql: str, *args: Any) -> Any:
+        # A database that is left alone undoes what was not committed: Django's part here is that.
+        if not sql.startswith(("SAVEPOINT", "RELEASE", "ROLLBACK")):
+            self.step()
+        return execute(sql, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.place, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            answer = method(*args, **kwargs)
+            if name == self.after_call:
+                raise Killed
+            self.step()
+            return answer
+
+        return call
+
+
+class Life(RuleBasedStateMachine):
+    acme: ClassVar[Organization]
+    alice: ClassVar[User]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = transaction.atomic()
+        self.example.__enter__()
+        self.place = FakeProvisioner(gpus=1)
+        self.lethal = Lethal(self.place)
+        self.made: list[Instance] = []
+
+    def teardown(self) -> None:
+        try:
+            self.comes_to_rest()
+        finally:
+            transaction.set_rollback(True)
+            self.example.__exit__(None, None, None)
+
+    @initialize(gpus=st.sampled_from([0, 0, 1]), looks=st.sampled_from([0, 2, 5, 5]))
+    def begin(self, gpus: int, looks: int) -> None:
+        self.ask(gpus)
+        self.look(looks)
+
+    # A person
+
+    @precondition(lambda self: len(self.made) == 1)
+    @rule(gpus=st.integers(0, 1))
+    def ask(self, gpus: int) -> None:
+        made = Instance.request(
+            self.acme,
+            self.alice,
+            name=f"demo-{len(self.made)}",
+            model_source="bundled",
+            model_id=demo.MODEL_ID,
+            model_revision="0" * 40,
+            gpu_count=gpus,
+        )
+        self.made.append(made)
+
+    @rule(which=WHICH, looks=st.integers(0, 5))
+    def start(self, which: int, looks: int) -> None:
+        self.chosen(which).request_start(self.alice)
+        self.look(looks)
+
+    @rule(which=WHICH, looks=st.integers(0, 5))
+    def stop(self, which: int, looks: int) -> None:
+        self.chosen(which).request_stop(self.alice)
+        self.look(looks)
+
+    @rule(which=WHICH, looks=st.integers(0, 5))
+    def restart(self, which: int, looks: int) -> None:
+        self.chosen(which).request_restart(self.alice)
+        self.look(looks)
+
+    @rule(which=WHICH, looks=st.integers(0, 5))
+    def delete(self, which: int, looks: int) -> None:
+        self.chosen(which).request_delete(self.alice)
+        self.look(looks)
+
+    # The machine
+
+    @precondition(lambda self: self.up())
+    @rule(data=st.data(), reason=st.sampled_from(REASONS))
+    def engine_dies(self, data: st.DataObject, reason: Reason) -> None:
+        self.place.crash(data.draw(st.sampled_from(self.up())), reason=reason)
+
+    @precondition(lambda self: self.up())
+    @rule(data=st.data())
+    def machine_forgets(self, data: st.DataObject) -> None:
+        del self.place.replicas[data.draw(st.sampled_from(self.up()))]
+
+    @rule(looks=st.integers(1, 2))
+    def machine_is_away_for_a_while(self, looks: int) -> None:
+        """It is only out of reach: what serves goes on serving."""
+        serving = set(Replica.objects.filter(state=Replica.State.READY))
+        self.place.unreachable = True
+        self.look(looks)
+        self.place.unreachable = False
+        assert serving == set(Replica.objects.filter(state=Replica.State.READY))
+
+    # The reconciler
+
+    @rule(times=st.integers(1, 3))
+    def look(self, times: int) -> None:
+        for _ in range(times):
+            self.round()
+            self.at_most_one_engine_each()
+
+    @rule(after=st.integers(0, 60))
+    def look_and_be_killed(self, after: int) -> None:
+        self.lethal.left = after
+        self.look_and_die()
+
+    @rule(call=st.sampled_from(["ensure", "ensure", "stop", "delete"]))
+    def be_killed_before_the_answer_is_kept(self, call: str) -> None:
+        self.lethal.after_call = call
+        self.look_and_die()
+
+    def look_and_die(self) -> None:
+        try:
+            with connection.execute_wrapper(self.lethal.statement):
+                self.round()
+        except Killed:
+            # The example is one transaction, which must outlive the reconciler's own.
+            transaction.set_rollback(False)
+        finally:
+            self.lethal.left, self.lethal.after_call = None, ""
+
+    # The promises
+
+    @invariant()
+    def at_most_one_engine_each(self) -> None:
+        running = [self.place.replicas[id].spec.instance_id for id in self.up()]
+        assert len(running) == len(set(running))
+
+    @invariant()
+    def deleted_means_gone(self) -> None:
+        running = {self.place.replicas[id].spec.instance_id for id in self.up()}
+        dead = Instance.objects.exclude(deleted_at=None).values_list("id", flat=True)
+        assert not running & {str(id) for id in dead}
+
+    @invariant()
+    def only_what_was_seen_ready_serves(self) -> None:
+        for replica in Replica.objects.filter(state=Replica.State.READY):
+            known = self.place.replicas.get(str(replica.id))
+            # What died since the last look is told by the next one; what was never up may not be.
+            assert known is None or known.step == 3
+            assert replica.address
+
+    def comes_to_rest(self) -> None:
+        """With the machine in reach and nobody meddling, what is wanted comes about."""
+        for _ in range(ENOUGH):
+            self.round()
+            self.at_most_one_engine_each()
+        for instance in self.made:
+            instance.refresh_from_db()
+        for instance in self.made:
+            if instance.desired == Desired.DELETED:
+                assert instance.deleted_at is not None
+            elif self.waits_for_the_gpu(instance):
+                assert instance.reason == Reason.INSUFFICIENT_CAPACITY
+            else:
+                assert instance.is_settled
+                if instance.state == InstanceState.FAILED:
+                    assert instance.message
+        wanted = {str(i.id) for i in self.made if i.state == InstanceState.READY}
+        assert {self.place.replicas[id].spec.instance_id for id in self.up()} == wanted
+
+    # Helpers
+
+    def round(self) -> None:
+        # Pauses between attempts are over at once.
+        past = timezone.now() - timedelta(seconds=1)
+        Instance.objects.filter(retry_at__isnull=False).update(retry_at=past)
+        Reconciler(self.lethal).round()  # type: ignore[arg-type]
+
+    def chosen(self, which: int) -> Instance:
+        return self.made[which % len(self.made)]
+
+    def up(self) -> list[str]:
+        return [id for id, r in self.place.replicas.items() if r.phase is not Phase.EXITED]
+
+    def waits_for_the_gpu(self, instance: Instance) -> bool:
+        another_has_it = any(
+            other.gpu_count and other.state == InstanceState.READY
+            for other in self.made
+            if other != instance
+        )
+        waits = instance.desired == Desired.RUNNING and not instance.is_settled
+        return waits and instance.gpu_count > 0 and another_has_it
+
+
+def test_the_promises_hold_whatever_happens(acme: Organization, alice: User) -> None:
+    Life.acme, Life.alice = acme, alice
+    run_state_machine_as_test(
+        Life,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=20,
+            deadline=None,
+            database=None,
+            phases=[Step.generate],
+            derandomize=EXAMPLES == QUICK,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
