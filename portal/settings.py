@@ -185,7 +185,9 @@ EMAIL_TIMEOUT = 10  # seconds; invitations are mailed while their sender waits
 DEFAULT_FROM_EMAIL = "Modelport <modelport@localhost>"
 
 LANGUAGE_CODE = "en"
-LANGUAGES = [("en", "English"), ("zh-hant", "繁體中文"), ("zh-hans", "简体中文"), ("ja", "日本語")]
+# A language is offered once its catalogue in portal/locale is complete: half a translation serves
+# nobody. Next: ("zh-hant", "繁體中文"), ("zh-hans", "简体中文"), ("ja", "日本語").
+LANGUAGES = [("en", "English")]
 LOCALE_PATHS = [BASE_DIR / "portal" / "locale"]
 USE_I18N = True
 USE_TZ = True

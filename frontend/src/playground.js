@@ -117,12 +117,14 @@ class Link {
     this.waiting = new Map(); // slot → answer, asked for but not begun
     this.live = new Map(); // id → answer
     this.tries = 0;
+    this.unsent = []; // said while the socket was still opening
     this.open();
   }
   open() {
     this.socket = new WebSocket(this.url);
     this.socket.onopen = () => {
       this.tries = 0;
+      for (const message of this.unsent.splice(0)) this.socket.send(message);
     };
     this.socket.onmessage = (event) => {
       for (const message of JSON.parse(event.data)) this.receive(message);
@@ -135,6 +137,7 @@ class Link {
     for (const answer of [...this.waiting.values(), ...this.live.values()]) answer.fail({ message });
     this.waiting.clear();
     this.live.clear();
+    this.unsent = [];
     busy();
     if (refused) {
       notice(text.refused);
@@ -144,8 +147,10 @@ class Link {
     setTimeout(() => this.open(), delay);
   }
   send(message) {
-    if (this.socket.readyState !== WebSocket.OPEN) return false;
-    this.socket.send(JSON.stringify(message));
+    const text = JSON.stringify(message);
+    if (this.socket.readyState === WebSocket.CONNECTING) this.unsent.push(text);
+    else if (this.socket.readyState === WebSocket.OPEN) this.socket.send(text);
+    else return false;
     return true;
   }
   start(answer, request) {

@@ -157,15 +157,6 @@ def test_the_theme_is_remembered(signed_in: Page, portal: Running) -> None:
     expect(page.locator("html")).to_have_class(re.compile("dark"))
 
 
-def test_the_language_is_changed_and_remembered(signed_in: Page, portal: Running) -> None:
-    page = signed_in
-    page.goto(f"{portal.url}/o/pages/")
-    page.get_by_label("Language", exact=True).select_option("zh-hant")
-    expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
-    page.goto(f"{portal.url}/o/pages/instances/")
-    expect(page.locator("html")).to_have_attribute("lang", "zh-Hant")
-
-
 def test_a_stranger_sees_nothing_of_it(page: Page, portal: Running) -> None:
     steps.sign_up(page, portal, "charlie@umbrella.example", "Umbrella")
     assert page.request.get(f"{portal.url}/o/pages/").status == 404
