@@ -1,20 +1,34 @@
 """The form for a new instance: a settled model, a name, and what its engine lets one tune."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 from django import forms
 from django.core.exceptions import ValidationError
+from django.http import QueryDict
+from django.utils import timezone
+from django.utils.formats import number_format
 from django.utils.text import slugify
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import Organization, User
 from inference.engines import ENGINES
 from inference.engines.base import Setting, Variant
+from inference.fit import GIB, Hardware
+from inference.model_card import ModelCard
 from inference.models import Instance
 from inference.models.instance import served_model_name
 
+Machines = list[tuple[str, Hardware]]
+
+ENGINE = "vllm"
 PREFIX = "setting_"
+BASIC = frozenset({PREFIX + "max_model_len", PREFIX + "dtype"})
+EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})
+DOUBLE_CLICK = 60.0  # seconds in which the same wish again is not a second one
 TEXT = {"class": "input w-full"}
 
 
@@ -35,20 +49,65 @@ class InstanceForm(forms.Form):
     )
 
     def __init__(
-        self, *args: Any, engine: str, variant: Variant, gpu_count: int, **kwargs: Any
+        self, card: ModelCard, machines: Machines, asked: QueryDict, *, bound: bool
     ) -> None:
-        super().__init__(*args, **kwargs)
-        self.engine = engine
-        if gpu_count:
+        """`asked` is what was posted, or the address's query, which may suggest a context."""
+        suggested = {"name": suggested_name(card.model_id)}
+        if context := asked.get("max_model_len"):
+            suggested[PREFIX + "max_model_len"] = context
+        if card.pipeline_tag in EMBEDDING:
+            suggested[PREFIX + "runner"] = "pooling"
+        super().__init__(asked if bound else None, initial=suggested)
+        self.card, self.asked, self.places = card, asked, machines
+        self._add_hardware(max((len(m.gpu_memory_bytes) for _name, m in machines), default=0))
+
+    def _add_hardware(self, gpus: int) -> None:
+        variant: Variant = "cuda" if gpus else "cpu"
+        if gpus:
             self.fields["gpu_count"] = forms.TypedChoiceField(
                 label=_("GPUs"),
-                choices=[(n, str(n)) for n in (1, 2, 4, 8) if n <= gpu_count],
+                choices=[(n, str(n)) for n in (1, 2, 4, 8) if n <= gpus],
                 coerce=int,
                 widget=forms.Select(attrs={"class": "select w-full"}),
             )
-        for setting in ENGINES[engine].settings:
+        for setting in ENGINES[ENGINE].settings:
             if variant in setting.variants:
-                self.fields[PREFIX + setting.name] = _field(setting)
+                self.fields[PREFIX + setting.name] = _field(setting, self.card)
+
+    def basic_fields(self) -> Iterator[forms.BoundField]:
+        """What most people may want to choose."""
+        return (field for field in self.settings_fields() if field.name in BASIC)
+
+    def further_fields(self) -> Iterator[forms.BoundField]:
+        """What few people need to."""
+        return (field for field in self.settings_fields() if field.name not in BASIC)
+
+    @property
+    def further_errors(self) -> bool:
+        """Whether something that is folded away wants attention."""
+        return any(field.errors for field in self.further_fields())
+
+    def context_length(self) -> int | None:
+        """Tokens, as chosen so far; None: the model's own."""
+        return self._number("max_model_len")
+
+    def dtype(self) -> str:
+        return self.asked.get(PREFIX + "dtype", "auto")
+
+    def machines(self) -> Machines:
+        """The machines, with the memory that is set aside for conversations as chosen so far."""
+        kept = self._number("kv_cache_gib")
+        if kept is None:
+            return self.places
+        return [
+            (name, msgspec.structs.replace(machine, kv_space_bytes=kept * GIB))
+            for name, machine in self.places
+        ]
+
+    def _number(self, setting: str) -> int | None:
+        """What is typed, where it makes sense: the form may not be sent yet."""
+        typed = self.asked.get(PREFIX + setting) or self.initial.get(PREFIX + setting) or ""
+        return int(typed) if typed.isdecimal() and 0 < int(typed) < 2**31 else None
 
     def settings_fields(self) -> Iterator[forms.BoundField]:
         """The engine's own."""
@@ -69,8 +128,12 @@ class InstanceForm(forms.Form):
                 self.add_error(name if name in self.fields else None, message)
 
 
-def _field(setting: Setting) -> forms.Field:
+def _field(setting: Setting, card: ModelCard) -> forms.Field:
     label, help_text = gettext(setting.label), gettext(setting.help)
+    if setting.name == "max_model_len" and card.context_length:
+        help_text = gettext(
+            "Empty: the model's own, %(tokens)s tokens. Less needs less memory."
+        ) % {"tokens": number_format(card.context_length, force_grouping=True)}
     common: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if setting.kind == "choice":
         return forms.ChoiceField(
@@ -92,22 +155,29 @@ def _field(setting: Setting) -> forms.Field:
     return forms.FloatField(min_value=setting.minimum, max_value=setting.maximum, **common)
 
 
-def request_instance(
-    form: InstanceForm, *, organization: Any, by: Any, card: Any
-) -> Instance | None:
+def request_instance(form: InstanceForm, organization: Organization, by: User) -> Instance | None:
     """Ask for what the form says; None, with errors in the form, where that is refused."""
+    card, wanted = form.card, form.cleaned_data
+    facts = {
+        "name": wanted["name"],
+        "model_source": card.source,
+        "model_id": card.model_id,
+        "model_revision": card.revision,
+        "engine": ENGINE,
+        "settings": form.chosen_settings(),
+        "gpu_count": wanted.get("gpu_count") or 0,
+    }
     try:
-        return Instance.request(
-            organization,
-            by,
-            name=form.cleaned_data["name"],
-            model_source=card.source,
-            model_id=card.model_id,
-            model_revision=card.revision,
-            engine=form.engine,
-            settings=form.chosen_settings(),
-            gpu_count=form.cleaned_data.get("gpu_count") or 0,
-        )
+        return Instance.request(organization, by, **facts)
     except ValidationError as error:
+        if asked_already := _asked_just_now(organization, by, facts):
+            return asked_already
         form.take_errors(error)
         return None
+
+
+def _asked_just_now(organization: Organization, by: User, facts: dict[str, Any]) -> Instance | None:
+    """The same by the same person a moment ago: the button was pressed twice."""
+    since = timezone.now() - timedelta(seconds=DOUBLE_CLICK)
+    mine = Instance.objects.for_organization(organization).alive()
+    return mine.filter(created_by=by, created_at__gte=since, **facts).first()

@@ -1,9 +1,14 @@
 """What pages call the states, stages and reasons of an instance, and in which colour."""
 
+from collections.abc import Mapping
+
 from django.utils.functional import Promise
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from inference.lifecycle import InstanceState, Stage
+from inference.engines import ENGINES
+from inference.lifecycle import Desired, InstanceState, Stage
+from inference.models import Instance
 from inference.provisioners.base import Reason
 
 STATES: dict[str, tuple[str, Promise]] = {
@@ -17,6 +22,13 @@ STATES: dict[str, tuple[str, Promise]] = {
     InstanceState.STOPPED: ("idle", _("Stopped")),
     InstanceState.FAILED: ("danger", _("Failed")),
 }
+# What that means, where the place itself says nothing more particular.
+SENTENCES: dict[str, Promise] = {
+    InstanceState.REQUESTED: _("It will be taken up in a moment."),
+    InstanceState.READY: _("It answers requests."),
+    InstanceState.ASLEEP: _("It wakes with the next request."),
+    InstanceState.STOPPED: _("It holds no memory and answers no requests until it is started."),
+}
 # In the order in which they pass; every start goes through some of them.
 STAGES: dict[str, Promise] = {
     Stage.QUEUED: _("In line"),
@@ -27,11 +39,20 @@ STAGES: dict[str, Promise] = {
     Stage.WARMING: _("First words"),
     InstanceState.READY: _("Ready"),
 }
-# What a person can do about it.
-REMEDIES: dict[str, Promise] = {
+# What happens by itself, while it is tried again.
+WAITING: dict[str, Promise] = {
     Reason.INSUFFICIENT_CAPACITY: _(
         "It starts by itself when there is room. Stop another instance, or choose a smaller model "
         "or a shorter context."
+    ),
+    Reason.BACKEND_UNREACHABLE: _("It goes on by itself once that answers."),
+    Reason.NODE_LOST: _("It starts again by itself once its machine is back."),
+    Reason.PREEMPTED: _("It starts again by itself when it is its turn."),
+}
+# What a person can do about it.
+REMEDIES: dict[str, Promise] = {
+    Reason.INSUFFICIENT_CAPACITY: _(
+        "Stop another instance, or choose a smaller model or a shorter context."
     ),
     Reason.QUOTA_EXCEEDED: _("Ask the operator for a larger quota."),
     Reason.IMAGE_ERROR: _(
@@ -41,9 +62,8 @@ REMEDIES: dict[str, Promise] = {
     Reason.BAD_ARGUMENTS: _("Choose other settings or another model; the log says more."),
     Reason.OUT_OF_MEMORY: _("Choose a shorter context, a smaller model, or more memory."),
     Reason.LOAD_TIMEOUT: _("The machine may be busy. Start the instance again in a while."),
-    Reason.NODE_LOST: _("It starts again by itself once its machine is back."),
+    Reason.TIME_LIMIT: _("The cluster ended it. Start it again, or ask for a longer time limit."),
     Reason.CRASHED: _("The log has the engine's last words. Start it again, or change a setting."),
-    Reason.BACKEND_UNREACHABLE: _("It is tried again by itself."),
 }
 EVENTS: dict[str, Promise] = {
     "requested": _("Requested"),
@@ -52,7 +72,37 @@ EVENTS: dict[str, Promise] = {
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
+    "unreachable": _("Out of reach"),
+    "reached": _("Reached again"),
 }
+
+
+def sentence(instance: Instance) -> Promise | str:
+    """How it is, in a sentence."""
+    if instance.desired == Desired.DELETED:
+        return _("It is being deleted.")
+    if instance.desired == Desired.STOPPED and instance.state != InstanceState.STOPPED:
+        return _("It is being stopped.")
+    return SENTENCES.get(instance.state, "")
+
+
+def remedy(reason: str, state: str) -> Promise | str:
+    """What happens by itself, or what a person can do; empty where there is nothing to say."""
+    if state == InstanceState.FAILED:
+        return REMEDIES.get(reason, "")
+    return WAITING.get(reason, "")
+
+
+def settings_in_words(engine: str, chosen: Mapping[str, object]) -> list[tuple[str, object]]:
+    """What was set, under the names that the form has for it, in the form's order."""
+    named = []
+    for setting in ENGINES[engine].settings:
+        if setting.name in chosen:
+            value = chosen[setting.name]
+            if isinstance(value, bool):
+                value = gettext("on") if value else gettext("off")
+            named.append((gettext(setting.label), value))
+    return named
 
 
 def event_title(reason: str) -> Promise | str:

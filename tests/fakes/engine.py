@@ -45,6 +45,7 @@ Json = dict[str, Any]
 TOKEN = re.compile(r"\s*\S+|\s+")
 KNOBS = re.compile(r"\[\[fake ([^\]]*)\]\]")
 BLOCK = 16
+FINGERPRINT = "vllm-0.32.0-5a660262"
 
 
 def tokenize(text: str) -> list[str]:
@@ -277,7 +278,10 @@ class Engine:
             raise Refusal(400, "Bad Request", "Input should be a valid dictionary")
         if body.get("model", self.name) != self.name:
             raise Refusal(
-                404, "NotFoundError", f"The model `{body['model']}` does not exist.", "model"
+                404,
+                "NotFoundError",
+                f"The model `{body['model']}` does not exist. Valid aliases: {self.name}.",
+                "model",
             )
         if body.get("stream_options") and not body.get("stream"):
             raise _bad("Stream options can only be defined when `stream=True`.", "stream_options")
@@ -373,7 +377,18 @@ class Generation:
     def _details(self) -> Json | None:
         if not self.engine.options.enable_prompt_tokens_details:
             return None
-        return {"cached_tokens": self.cached, "created_cache_tokens": 0}
+        details: Json = {"cached_tokens": self.cached}
+        return details | ({"created_cache_tokens": 0} if self.chat else {})
+
+    def _whole_details(self) -> Json | None:
+        details = self._details()
+        if details is None:
+            return None
+        return {
+            "cached_tokens": 0,
+            "created_cache_tokens": None,
+            "multimodal_tokens": None,
+        } | details
 
     async def _whole(self) -> None:
         texts = {choice: "" for choice, _ in self._choices()}
@@ -385,16 +400,17 @@ class Generation:
         for _, request in self._choices():
             self.engine.finished[request.finish_reason] += 1
         usage = self._usage(self.prompt_tokens, count) | {
-            "prompt_tokens_details": self._details(),
+            "prompt_tokens_details": self._whole_details(),
             "completion_tokens_details": None,
         }
-        extra: Json = {"kv_transfer_params": None}
+        extra: Json = {"kv_transfer_params": None, "ec_transfer_params": None, "metrics": None}
         if self.chat:
-            extra = {"prompt_logprobs": None, "prompt_token_ids": None} | extra
+            only = {"prompt_logprobs": None, "prompt_token_ids": None, "prompt_text": None}
+            extra = only | extra
         body = self.head | {
             "choices": choices,
             "service_tier": None,
-            "system_fingerprint": None,
+            "system_fingerprint": FINGERPRINT,
             "usage": usage,
         }
         if self.first.knob("no_usage"):
@@ -407,6 +423,7 @@ class Generation:
     def _whole_choice(self, index: int, request: Request, text: str) -> Json:
         end = {"finish_reason": request.finish_reason, "stop_reason": None, "token_ids": None}
         if not self.chat:
+            end |= {"prompt_logprobs": None, "prompt_token_ids": None, "routed_experts": None}
             return {"index": index, "text": text, "logprobs": None, **end}
         message = {
             "role": "assistant",
@@ -417,7 +434,7 @@ class Generation:
             "function_call": None,
             "reasoning": None,
         }
-        return {"index": index, "message": message, "logprobs": None, **end}
+        return {"index": index, "message": message, "logprobs": None, **end, "routed_experts": None}
 
     async def _stream(self) -> None:
         options = self.body.get("stream_options") or {}
@@ -474,6 +491,8 @@ class Generation:
         body |= {"logprobs": None, "finish_reason": request.finish_reason if last else None}
         if last or not self.chat:
             body["stop_reason"] = None
+        if not self.chat:
+            body["prompt_token_ids"] = None
         body["token_ids"] = None
         if last:
             self.engine.finished[request.finish_reason] += 1
@@ -483,9 +502,8 @@ class Generation:
         usage = self._usage(self.prompt_tokens, total)
         if details := self._details():
             usage["prompt_tokens_details"] = details
-        self.reply.event(
-            self.head | {"choices": [], "usage": usage} | {"system_fingerprint": "fake-0.32.0"}
-        )
+        closing = {"choices": [], "usage": usage, "system_fingerprint": FINGERPRINT}
+        self.reply.event(self.head | closing)
 
 
 class Reply(asyncio.Protocol):
@@ -534,7 +552,7 @@ class Reply(asyncio.Protocol):
         self.body += body
 
     def on_message_complete(self) -> None:
-        self.request_id = self.headers.get("x-request-id") or uuid.uuid4().hex
+        self.request_id = self.headers.get("x-request-id") or uuid.uuid4().hex[:16]
         path = httptools.parse_url(self.url).path.decode()
         method = self.parser.get_method().decode()
         self.task = asyncio.ensure_future(self._serve(path, method, self.headers, self.body))

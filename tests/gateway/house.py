@@ -22,6 +22,8 @@ from portal.lib.ids import uuid7
 from tests.fakes import engine as fake
 from tests.gateway.tables import ACME, StillSnapshot
 
+ANSWER_TIMEOUT = 5.0  # seconds
+
 
 @dataclass
 class Row:
@@ -121,7 +123,7 @@ def chat(text: str = "Hello there", **given: Any) -> dict[str, Any]:
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
     """One answer off the wire: status, headers, body (de-chunked)."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(ANSWER_TIMEOUT):
         lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
         headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines[1:] if line)}
         body = b""

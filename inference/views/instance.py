@@ -1,0 +1,213 @@
+"""Pages of one instance: how it is and how to call it, its log, its events.
+
+They ask for their changing part again while they are open (`HX-Request`), every 2 s while something
+moves. When the instance is gone meanwhile, that leads to the list.
+"""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.http import Http404, HttpResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_GET
+from django_htmx.http import HttpResponseClientRedirect
+
+from accounts.roles import Permission
+from accounts.tenancy import TenantRequest, requires
+from billing import analytics
+from billing.models import UsageEvent
+from inference import reconciler, words
+from inference.lifecycle import Desired, InstanceState, Stage
+from inference.models import Instance, Replica
+from inference.provisioners.base import Unavailable
+from inference.reconciler.decision import ATTEMPTS
+from portal.lib.ids import uuid7_floor
+from portal.lib.snippets import snippets
+
+LOG_SHOWN = 65_536  # bytes of log that a page shows; a filter and the download have all of it
+LINES_SHOWN = 1_000
+EVENTS_SHOWN = 200
+
+NOT_STARTED = gettext_lazy("The engine has not been started yet.")
+NO_ANSWER = gettext_lazy(
+    "The machine's supervisor cannot be reached, so the log cannot be read now."
+)
+
+
+@require_GET
+@requires(Permission.VIEW)
+def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """One instance: how it is, how to call it, what it was used for."""
+    instance = _fetch(request, instance_id)
+    if instance is None:
+        return _gone(request)
+    replica = instance.replicas.first()
+    head = _common(request, instance, replica)
+    if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
+        return render(request, "inference/instance_head.html", head | {"polls": True})
+    context = head | {
+        "stages": _stages(instance),
+        "replica": replica,
+        "settings": words.settings_in_words(instance.engine, instance.settings),
+        "usage": _last_day(instance),
+        "snippets": snippets(f"{settings.PUBLIC_URL}/v1", instance.name),
+        "base_url": f"{settings.PUBLIC_URL}/v1",
+    }
+    return _page(request, "inference/instance.html", context)
+
+
+@require_GET
+@requires(Permission.VIEW)
+def events(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """What happened to it, newest first."""
+    instance = _fetch(request, instance_id)
+    if instance is None:
+        return _gone(request)
+    happened = instance.events.select_related("by")[:EVENTS_SHOWN]
+    context = _common(request, instance, instance.replicas.first()) | {"events": happened}
+    return _page(request, "inference/instance_events.html", context)
+
+
+@require_GET
+@requires(Permission.VIEW)
+def logs(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """The engine's own log, its end first to hand."""
+    instance = _fetch(request, instance_id)
+    if instance is None:
+        return _gone(request)
+    replica = instance.replicas.first()
+    wanted = request.GET.get("q", "").strip()[:200]
+    lines, problem = _lines(replica, wanted)
+    context = _common(request, instance, replica) | {
+        "lines": lines[-LINES_SHOWN:],
+        "query": wanted,
+        "problem": problem,
+    }
+    return _page(request, "inference/instance_logs.html", context)
+
+
+@require_GET
+@requires(Permission.VIEW)
+def download_log(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """All of the log that is kept, as a file."""
+    instance = _fetch(request, instance_id)
+    if instance is None:
+        raise Http404
+    replica = instance.replicas.first()
+    try:
+        text = "".join(_whole_log(replica)) if replica else str(NOT_STARTED)
+    except Unavailable:
+        text = str(NO_ANSWER)
+    response = HttpResponse(text, content_type="text/plain; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="{instance.name}.log"'
+    return response
+
+
+def _fetch(request: TenantRequest, instance_id: UUID) -> Instance | None:
+    """This organization's; None where it was deleted while its page was open."""
+    mine = Instance.objects.for_organization(request.organization).select_related("organization")
+    instance = mine.filter(id=instance_id).first()
+    if instance is None:
+        raise Http404
+    return instance if instance.deleted_at is None else None
+
+
+def _gone(request: TenantRequest) -> HttpResponse:
+    if not request.headers.get("HX-Request"):
+        raise Http404
+    return HttpResponseClientRedirect(reverse("instances", args=[request.organization.slug]))
+
+
+def _page(request: TenantRequest, template: str, context: dict[str, Any]) -> HttpResponse:
+    part = "#live" if request.headers.get("HX-Request") else ""
+    return render(request, template + part, context)
+
+
+def _common(request: TenantRequest, instance: Instance, replica: Replica | None) -> dict[str, Any]:
+    """What the head of each of its pages shows."""
+    to_run = instance.desired == Desired.RUNNING
+    fresh_one_due = to_run and (replica is None or replica.generation != instance.generation)
+    return {
+        "instance": instance,
+        "moving": not instance.is_settled or fresh_one_due,
+        "deleting": instance.desired == Desired.DELETED,
+        "runs": to_run and instance.state != InstanceState.FAILED,
+        "sentence": words.sentence(instance),
+        "remedy": words.remedy(instance.reason, instance.state),
+        "again_in": _seconds_until(instance),
+        "attempt": instance.attempts + 1 if instance.attempts else 0,
+        "attempts": ATTEMPTS,
+        "may_manage": request.membership.allows(Permission.MANAGE_INSTANCES),
+        "may_use": request.membership.allows(Permission.USE),
+    }
+
+
+def _seconds_until(instance: Instance) -> int | None:
+    """Seconds until the next attempt, where one is due."""
+    if instance.retry_at is None or instance.is_settled:
+        return None
+    return max(0, round((instance.retry_at - timezone.now()).total_seconds()))
+
+
+def _stages(instance: Instance) -> list[dict[str, Any]]:
+    """The stages of the newest start, with the seconds that each took."""
+    passed = list(
+        instance.events.filter(generation=instance.generation)
+        .order_by("id")
+        .values_list("reason", "at")
+    )
+    begun = [n for n, (reason, _at) in enumerate(passed) if reason == Stage.QUEUED]
+    passed = passed[begun[-1] if begun else 0 :]
+    now = timezone.now()
+    stages: list[dict[str, Any]] = []
+    for number, (reason, at) in enumerate(passed):
+        if reason not in words.STAGES:
+            continue
+        last = number + 1 == len(passed)
+        until = now if last else passed[number + 1][1]
+        ready = reason == InstanceState.READY
+        stages.append(
+            {
+                "title": words.STAGES[reason],
+                "seconds": None if ready else round((until - at).total_seconds()),
+                "at": at,
+                "current": last and not ready and not instance.is_settled,
+            }
+        )
+    return stages
+
+
+def _last_day(instance: Instance) -> dict[str, int]:
+    since = uuid7_floor(timezone.now() - timedelta(days=1))
+    rows = UsageEvent.objects.for_organization(instance.organization)
+    return analytics.totals(rows.filter(request_id__gte=since, instance_id=instance.id))
+
+
+def _lines(replica: Replica | None, wanted: str) -> tuple[list[str], str]:
+    """Lines of the newest engine's log, or a sentence why there is none."""
+    if replica is None:
+        return [], str(NOT_STARTED)
+    try:
+        if wanted:
+            lines = "".join(_whole_log(replica)).splitlines()
+            return [line for line in lines if wanted.lower() in line.lower()], ""
+        handle = reconciler.handle_of(replica)
+        text = reconciler.provisioner().logs(handle, limit=LOG_SHOWN).text
+    except Unavailable:
+        return [], str(NO_ANSWER)
+    return text.splitlines(), "" if text else _("The engine has written nothing yet.")
+
+
+def _whole_log(replica: Replica) -> Iterator[str]:
+    """All that is kept, in pieces. Raises Unavailable."""
+    place, handle, offset = reconciler.provisioner(), reconciler.handle_of(replica), 0
+    while (chunk := place.logs(handle, offset=offset, limit=1 << 19)).text:
+        yield chunk.text
+        offset = chunk.next_offset
