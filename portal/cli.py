@@ -49,8 +49,14 @@ def main() -> None:
     if arguments[0] not in COMMANDS:
         sys.exit(f"modelport: there is no command {arguments[0]!r}.\n\n{usage()}")
     # Here, not above: Django's settings read the environment, which --help does not need.
+    from django.conf import settings  # noqa: PLC0415
+    from django.core.exceptions import ImproperlyConfigured  # noqa: PLC0415
     from django.core.management import execute_from_command_line  # noqa: PLC0415
 
+    try:
+        settings.INSTALLED_APPS  # noqa: B018  the first look reads and checks them all
+    except ImproperlyConfigured as problem:
+        sys.exit(f"modelport: {problem}")
     execute_from_command_line(["modelport", *arguments])
 
 

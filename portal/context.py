@@ -1,7 +1,8 @@
-from django.conf import settings
 from django.http import HttpRequest
+
+from portal import outbox
 
 
 def installation(request: HttpRequest) -> dict[str, bool]:
     """What templates need to know of this installation."""
-    return {"local_outbox": settings.LOCAL_OUTBOX}
+    return {"local_outbox": outbox.is_open_to(request)}

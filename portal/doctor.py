@@ -84,8 +84,8 @@ def _memory() -> Finding:
 
 def _port(env: Environment) -> Finding:
     try:
-        up.check_place(env)
-    except (up.UpProblem, OSError) as problem:
+        up.check_port(env)
+    except up.UpProblem as problem:
         return Finding(None, f"port {env.port} is not free", str(problem))
     return Finding(True, f"port {env.port} is free")
 

@@ -13,6 +13,7 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import psutil
 import psycopg
 import redis
 
@@ -120,9 +121,28 @@ class Postgres:
         )
 
     def _end_left_over(self) -> None:
-        """A server that outlived a killed `up` goes first: two on one folder would not start."""
-        if (self.data / "postmaster.pid").exists():
+        """A server that outlived a killed `up` goes first: two on one folder would not start.
+
+        After a crash or a reboot the number in the file may be some other process's, which neither
+        we nor pg_ctl may signal and which PostgreSQL would take for a server: then the file goes.
+        """
+        file = self.data / "postmaster.pid"
+        if not file.exists():
+            return
+        if self._serves_us(file.read_text()):
             self._run([str(self.bin / "pg_ctl"), "-D", str(self.data), "-m", "fast", "-w", "stop"])
+        else:
+            file.unlink()
+
+    def _serves_us(self, postmaster_pid: str) -> bool:
+        """Whether the file's first line is the number of a server on our data."""
+        number = postmaster_pid.partition("\n")[0].strip()
+        if not number.isdecimal():
+            return False
+        try:
+            return str(self.data) in psutil.Process(int(number)).cmdline()
+        except psutil.Error:
+            return False
 
     def _give_to(self, user: str) -> None:
         """Under root: a user of its own, its folders, and a way through to them (not a look in)."""

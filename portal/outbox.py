@@ -1,7 +1,8 @@
 """Mail of an installation that has no mail server yet: on the terminal, and on a page.
 
 The page shows codes that sign people in, so it answers to this machine alone, and not at all once
-EMAIL_URL names a mail server.
+EMAIL_URL names a mail server. For the same reason letters are never written into a log: a process
+whose output is no terminal says only that there is one, and `modelport up` shows it.
 """
 
 import email
@@ -16,11 +17,13 @@ from django.conf import settings
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.message import EmailMessage
 from django.http import Http404, HttpRequest, HttpResponse
+from django.http.request import split_domain_port
 from django.shortcuts import render
 
 from portal.lib.ids import uuid7
 
 KEPT = 50  # messages
+PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
 
 def folder() -> Path:
@@ -36,31 +39,57 @@ class EmailBackend(BaseEmailBackend):
     def send_messages(self, email_messages: Sequence[EmailMessage]) -> int:
         for message in email_messages:
             path = folder() / f"{uuid7().hex}.eml"
-            path.write_bytes(message.message().as_bytes())
-            print(
-                f"Mail to {', '.join(message.to)}: {message.subject}\n{message.body}",
-                file=sys.stdout,
-                flush=True,
-            )
-        for old in sorted(folder().glob("*.eml"))[:-KEPT]:
+            draft = path.with_suffix(".draft")  # so that nobody reads half of one
+            draft.write_bytes(message.message().as_bytes())
+            draft.replace(path)
+            print(told(path) if sys.stdout.isatty() else f"Mail: {path}", flush=True)
+        for old in letters()[:-KEPT]:
             old.unlink(missing_ok=True)
         return len(email_messages)
 
 
+def letters() -> list[Path]:
+    """The messages' files, oldest first."""
+    return sorted(folder().glob("*.eml"))
+
+
+def told(path: Path) -> str:
+    """A message as the terminal shows it. What people typed into it cannot move the cursor."""
+    letter = _parsed(path)
+    text = f"Mail to {letter['to']}: {letter['subject']}\n{letter['body']}".rstrip()
+    lines = ["".join(c for c in line if c.isprintable()) for line in text.splitlines()]
+    return "\n    ".join(lines)
+
+
 def page(request: HttpRequest) -> HttpResponse:
     """The messages, newest first; for the person who sits at this machine."""
-    if not settings.LOCAL_OUTBOX or not _from_here(request):
+    if not is_open_to(request):
         raise Http404
-    messages = [_parsed(path) for path in sorted(folder().glob("*.eml"), reverse=True)]
+    messages = [_parsed(path) for path in reversed(letters())]
     return render(request, "portal/outbox.html", {"letters": messages})
 
 
-def _from_here(request: HttpRequest) -> bool:
-    """Whether the request comes from a program on this machine and through no proxy."""
-    if "HTTP_X_FORWARDED_FOR" in request.META or "HTTP_FORWARDED" in request.META:
+def is_open_to(request: HttpRequest) -> bool:
+    """Whether there is an outbox, and the request comes from a browser on this machine.
+
+    Behind a proxy everybody seems to come from here: https, which we do not speak ourselves, and
+    the headers that proxies add give one away. The host must be this machine's own name too, or
+    any website could give its name our address and read the page with its visitor's browser (DNS
+    rebinding).
+    """
+    if not settings.LOCAL_OUTBOX or settings.SECURE_COOKIES:
         return False
+    if any(header in request.META for header in PROXY_HEADERS):
+        return False
+    host, _ = split_domain_port(request.headers.get("host", ""))
+    return _is_loopback(request.META.get("REMOTE_ADDR", "")) and (
+        host == "localhost" or _is_loopback(host.strip("[]"))
+    )
+
+
+def _is_loopback(address: str) -> bool:
     try:
-        return ipaddress.ip_address(request.META.get("REMOTE_ADDR", "")).is_loopback
+        return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 

@@ -13,14 +13,14 @@ from portal.lib.env import EnvironmentProblem, environment
 
 try:
     ENV = environment()
+    SECRET_KEY = ENV.secret("secret_key")
+    API_KEY_PEPPER = ENV.secret("api_key_pepper")
 except EnvironmentProblem as problem:
     raise ImproperlyConfigured(str(problem)) from problem
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DEBUG = ENV.debug
-SECRET_KEY = ENV.secret("secret_key")
 PROVISIONER = "local"
-API_KEY_PEPPER = ENV.secret("api_key_pepper")
 PUBLIC_URL = ENV.public_url
 GATEWAY_URL = ENV.gateway_url
 # The host header is checked only where an operator named the hosts; on a laptop any will do.

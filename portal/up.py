@@ -4,6 +4,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,16 +21,20 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+import psutil
 from django.conf import settings
 from django.core.management import call_command
 
-from portal import embedded
-from portal.lib.env import Environment
+from portal import embedded, outbox
+from portal.lib.env import Environment, EnvironmentProblem
 from portal.lib.processes import die_with_parent
 
 DISK_NEEDED = 1_000_000_000  # bytes free, without any engine
 START_TIMEOUT = 90.0  # seconds for the web process to answer
 LONGEST_BACKOFF = 30.0  # seconds between restarts of a process that keeps dying
+# A line of a log that a person should see, as Django, Celery and structlog write it.
+GRAVE = re.compile(rb"\[?[-0-9]+ [0-9:.,]+:? (?:(?:ERROR|CRITICAL)[ /]|\[(?:error|critical)\b)")
+HEARD_AT_ONCE = 1_000_000  # bytes of a log
 SETTLED = 60.0  # seconds after which a process that runs is taken to be well
 LOG_BYTES = 20_000_000  # a log longer than this is set aside at the next start
 
@@ -95,6 +100,54 @@ class Child:
             self.file = None
 
 
+class Listener:
+    """What the processes have to say to the person at the terminal: grave lines of their logs, and
+    letters that nobody else would deliver. Everything else waits in the logs."""
+
+    def __init__(self, children: list[Child]) -> None:
+        self.logs = {child.name: child.log for child in children}
+        self.heard = {name: _size(log) for name, log in self.logs.items()}
+        self.shown = set(_letters())
+
+    def look(self) -> None:
+        try:
+            for name, log in self.logs.items():
+                self._hear(name, log)
+            for letter in _letters():
+                if letter not in self.shown:
+                    self.shown.add(letter)
+                    say(outbox.told(letter))
+        except OSError:
+            pass  # a file that has just gone; nothing said here is worth ending everything for
+
+    def _hear(self, name: str, log: Path) -> None:
+        """One line a look: a process that shouts does not drown the others."""
+        size = _size(log)
+        if size < self.heard[name]:
+            self.heard[name] = 0  # a long log was set aside
+        if size == self.heard[name]:
+            return
+        with log.open("rb") as file:
+            file.seek(self.heard[name])
+            new = file.read(HEARD_AT_ONCE)
+        # The rest of a line comes with the next look, unless it never ends.
+        whole = len(new) if len(new) == HEARD_AT_ONCE else new.rfind(b"\n") + 1
+        self.heard[name] += whole
+        grave = [line for line in new[:whole].splitlines() if GRAVE.match(line)]
+        if grave:
+            text = grave[0].decode(errors="replace")
+            more = f" (and {len(grave) - 1} more in {log})" if len(grave) > 1 else ""
+            say(f"{name}: {''.join(c for c in text if c.isprintable())}{more}")
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.exists() else 0
+
+
+def _letters() -> list[Path]:
+    return outbox.letters() if settings.LOCAL_OUTBOX else []
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal."""
     print(text, flush=True)
@@ -104,11 +157,13 @@ def run(env: Environment, *, keep_engines: bool) -> None:
     """Start everything, watch over it, and stop everything when asked to. Raises UpProblem."""
     with ExitStack() as stack:
         stack.enter_context(only_one(env))
-        check_place(env)
+        check_disk(env)
+        check_port(env)
         stop = stack.enter_context(stop_requested())
         base = stack.enter_context(servers(env))
         prepare(env)
         children = [_command(env, name, keep_engines) for name in PROCESSES]
+        listener = Listener(children)
         stack.callback(stop_all, children)
         for child in children:
             child.run()
@@ -119,6 +174,7 @@ def run(env: Environment, *, keep_engines: bool) -> None:
             now = time.monotonic()
             for child in base + children:
                 child.look(now)
+            listener.look()
             time.sleep(0.2)
         say("Stopping…")
 
@@ -128,8 +184,10 @@ def only_one(env: Environment) -> Iterator[None]:
     """Hold this home: two on one would fight over its databases."""
     try:
         env.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        env.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        env.make_run_dir()
         file = (env.home / "up.lock").open("a+")
+    except EnvironmentProblem as problem:
+        raise UpProblem(str(problem)) from problem
     except OSError as error:
         raise UpProblem(
             f"{env.home} cannot be written: {error.strerror}. "
@@ -146,14 +204,18 @@ def only_one(env: Environment) -> Iterator[None]:
         yield
 
 
-def check_place(env: Environment) -> None:
-    """The port is free and the disk has room. Raises UpProblem."""
+def check_disk(env: Environment) -> None:
+    """The disk has room. Raises UpProblem."""
     free = shutil.disk_usage(env.home).free
     if free < DISK_NEEDED:
         raise UpProblem(
             f"Only {free / 1e9:.1f} GB are free in {env.home}; Modelport needs 1 GB, and 4 GB more "
             "for the CPU engine. Make room, or choose another disk with MODELPORT_HOME."
         )
+
+
+def check_port(env: Environment) -> None:
+    """The port is free. Raises UpProblem."""
     family = socket.AF_INET6 if ":" in env.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -162,7 +224,7 @@ def check_place(env: Environment) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise UpProblem(
-                    f"Port {env.port} is taken by another program. "
+                    f"Port {env.port} is taken by {_holder(env.port)}. "
                     f"Choose another one: PORT={env.port + 1} make up"
                 ) from error
             if error.errno == errno.EACCES:
@@ -170,6 +232,18 @@ def check_place(env: Environment) -> None:
                     f"Port {env.port} needs root. Choose one above 1023, for example PORT=8000."
                 ) from error
             raise UpProblem(f"{env.host}:{env.port} cannot be used: {error.strerror}.") from error
+
+
+def _holder(port: int) -> str:
+    """Who listens on this port, as far as the system tells us of other people's processes."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        pass  # not allowed, or it has just gone
+    return "another program"
 
 
 @contextmanager

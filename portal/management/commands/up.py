@@ -16,6 +16,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--keep-engines",
             action="store_true",
+            default=settings.ENV.keep_engines,
             help="leave engines running at Ctrl-C; the next start takes them up again",
         )
 
