@@ -158,7 +158,9 @@ class GatewayProtocol(asyncio.Protocol):
             return  # the parser leaves out the body of what asks for an upgrade; it comes later
         self.reading = None
         exchange.received = time.monotonic()
-        if self.current is None:
+        if self._closing:  # what came in one breath with the last request
+            exchange.client_gone()
+        elif self.current is None:
             self.current = exchange
             exchange.begin()
         elif len(self.waiting) < MAX_PIPELINED:

@@ -19,8 +19,8 @@ TTFT = Histogram(
 
 @lru_cache(maxsize=256)
 def requests(endpoint: str, status: int) -> Counter:
-    """The counter of one endpoint and status; what is no endpoint of ours counts as none."""
-    return REQUESTS.labels(endpoint.partition("/")[0] and endpoint or "none", str(status))
+    """Of one endpoint and status; what is no endpoint of ours counts as none."""
+    return REQUESTS.labels(endpoint or "none", str(status))
 
 
 def exposition() -> bytes:

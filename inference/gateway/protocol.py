@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
-from inference.gateway import errors, metrics, usage
+from inference.gateway import errors, metrics, response, usage
 from inference.gateway.errors import Refusal
+from inference.gateway.intake import Intake
 from inference.gateway.journal import JournalProblem, now_us
 from inference.gateway.relay import BrokenStream, Relay
-from inference.gateway.request import FIELDS, MAX_BODY, Parsed, parse
+from inference.gateway.request import FIELDS, Parsed, parse
 from inference.gateway.router import Instance, Key, Replica, allowed, choose
-from portal.lib.ids import uuid7
 
 if TYPE_CHECKING:
     from inference.gateway.connection import GatewayProtocol
@@ -31,62 +31,23 @@ log = logging.getLogger(__name__)
 
 FIRST_BYTE_TIMEOUT = 600.0  # seconds that an engine may think before it speaks
 STALL_TIMEOUT = 300.0  # seconds without a byte in the middle of an answer
-MAX_HEADERS = 100
-MAX_BUFFERED = 512 * 1024 * 1024  # bytes of bodies that a process holds at a time
 MAX_ANSWER = 256 * 1024 * 1024  # bytes of an answer that is not streamed
-SHORT_BODY = 64 * 1024  # bytes that are thrown away rather than the connection
 CHECKPOINT_SECONDS = 0.25
 CHECKPOINT_EVENTS = 32
 
-REASONS = {
-    200: b"OK",
-    400: b"Bad Request",
-    401: b"Unauthorized",
-    403: b"Forbidden",
-    404: b"Not Found",
-    405: b"Method Not Allowed",
-    408: b"Request Timeout",
-    413: b"Content Too Large",
-    415: b"Unsupported Media Type",
-    422: b"Unprocessable Content",
-    429: b"Too Many Requests",
-    431: b"Request Header Fields Too Large",
-    500: b"Internal Server Error",
-    501: b"Not Implemented",
-    502: b"Bad Gateway",
-    503: b"Service Unavailable",
-    504: b"Gateway Timeout",
-}
-JSON = b"application/json"
-EVENTS = b"text/event-stream; charset=utf-8"
 NOBODY = bytes(16)
 BROKE_OFF = "The instance failed while it was answering."
 
 Then = Callable[[], None]
 
 
-class Exchange:
+class Exchange(Intake):
     """One request and its answer. What stands below is how each begins."""
 
-    method = b""  # empty until the head is complete
-    target = b""
-    endpoint = ""  # the path after /v1/
-    http_minor = "1.1"
-    keep_alive = True
-    expects_continue = False
-    framing = b""  # the header that says how long its body is
-    long = False  # its body is too long to be thrown away
     received = 0.0  # when its last byte came; all times are monotonic seconds
-    refusal: Refusal | None = None  # known from its head already
     looking_up = False  # its key is being asked for
     response_started = False
 
-    _headers = 0
-    _authorization = b""
-    _client_request_id = ""
-    _content_encoding = b""
-    _body: bytes | list[bytes] = b""
-    _body_size = 0
     _key: Key | None = None
     _begun = 0.0  # 0: not yet, or counted already
     _deadline = 0.0
@@ -108,89 +69,22 @@ class Exchange:
     _tail = b""
 
     def __init__(self, protocol: "GatewayProtocol") -> None:
+        super().__init__(protocol.runtime)
         self.protocol = protocol
-        self.runtime = protocol.runtime
-        request_id = uuid7()
-        self.request_id = request_id.bytes
-        self._shown_id = str(request_id).encode()
 
-    # ------------------------------------------------------------------------- taking it in
-
-    def header(self, name: bytes, value: bytes) -> None:
-        """Raises Refusal for what could mean two things to two readers."""
-        self._headers += 1
-        if self._headers > MAX_HEADERS:
-            raise Refusal(431, "The request has too many headers.")
-        if self.method:
-            raise errors.bad_request("A body may not be followed by further headers.")
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise errors.bad_request("A header may not go on in a second line.")
-        if take := _HEADERS.get(name):
-            take(self, value)
-
-    def _take_authorization(self, value: bytes) -> None:
-        if self._authorization:
-            raise errors.bad_request("The Authorization header is given twice.")
-        self._authorization = value
-
-    def _take_content_encoding(self, value: bytes) -> None:
-        self._content_encoding = value
-
-    def _take_content_length(self, value: bytes) -> None:
-        self._take_framing(b"Content-Length: " + value)
-        if not value.strip().isdigit() or len(value) > 18:
-            raise errors.bad_request("Content-Length is not a number.")
-        if int(value) > MAX_BODY:
-            raise _too_large()
-        self.long = int(value) > SHORT_BODY
-
-    def _take_transfer_encoding(self, value: bytes) -> None:
-        self._take_framing(b"Transfer-Encoding: " + value)
-        if value.strip().lower() != b"chunked":
-            raise Refusal(501, "Transfer-Encoding may be 'chunked' only.")
-        self.long = True
-
-    def _take_framing(self, line: bytes) -> None:
-        if self.framing:
-            raise errors.bad_request("The length of the body is given twice.")
-        self.framing = line
-
-    def _take_expect(self, value: bytes) -> None:
-        self.expects_continue = value.strip().lower() == b"100-continue"
-
-    def _take_request_id(self, value: bytes) -> None:
-        text = value.decode("latin-1")
-        self._client_request_id = text[:128] if text.isascii() and text.isprintable() else ""
+    # -------------------------------------------------------------------------- who is asking
 
     def head_complete(self) -> None:
         """Say at once what the head alone decides, before anything is kept of the body."""
         try:
-            self._open_path()
-            if self._content_encoding.strip().lower() not in {b"", b"identity"}:
-                raise Refusal(415, "The body may not be compressed.")
+            self.open_path()
             self._authenticate()
         except Refusal as refusal:
             self.refusal = refusal
 
-    def _open_path(self) -> None:
-        """Only whole paths of the list; nothing is decoded, joined or normalised."""
-        path, _, _ = self.target.partition(b"?")
-        if not path.startswith(b"/v1/"):
-            raise _no_such_path(path)
-        endpoint = path[4:].decode("latin-1")
-        if endpoint in FIELDS:
-            wanted = b"POST"
-        elif endpoint == "models" or _named_model(endpoint):
-            wanted = b"GET"
-        else:
-            raise _no_such_path(path)
-        if self.method != wanted:
-            raise Refusal(405, f"Use {wanted.decode()} for this path.", code="method_not_allowed")
-        self.endpoint = endpoint
-
     def _authenticate(self) -> None:
         authenticator = self.runtime.authenticator
-        digest = authenticator.digest(self._authorization)
+        digest = authenticator.digest(self.authorization)
         self._key = authenticator.known(digest)
         if self._key is None:
             self.looking_up = True
@@ -201,34 +95,14 @@ class Exchange:
             self._key = await self.runtime.authenticator.look_up(digest)
         except Refusal as refusal:
             self.refusal = refusal
+        except Exception:  # else nobody would ever answer this client
+            log.exception("a key could not be looked up")
+            self.refusal = Refusal(500, "Internal error.")
         self.looking_up = False
         self._task = None
         self.protocol.go_on(self)
         if self._begun:
             self._proceed()
-
-    def body_part(self, data: bytes) -> None:
-        self._body_size += len(data)
-        if self._body_size > MAX_BODY:
-            raise _too_large()
-        if self.refusal is not None:
-            return
-        self.runtime.buffered += len(data)
-        if self.runtime.buffered > MAX_BUFFERED:
-            self.runtime.buffered -= len(data)
-            raise Refusal(503, "Too many bodies are on their way. Try again.", retry_after=2)
-        if not self._body:
-            self._body = data
-        elif isinstance(self._body, bytes):
-            self._body = [self._body, data]
-        else:
-            self._body.append(data)
-
-    def _take_body(self) -> bytes:
-        body, self._body = self._body, b""
-        whole = body if isinstance(body, bytes) else b"".join(body)
-        self.runtime.buffered -= len(whole)
-        return whole
 
     # ---------------------------------------------------------------------------- answering
 
@@ -252,6 +126,15 @@ class Exchange:
                 self._answer_json(self._models(self._key))
         except Refusal as refusal:
             self.refuse(refusal)
+        except Exception:  # a fault of ours may not take along whoever shares loop and journal
+            log.exception("a request could not be begun")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        if self._admitted:
+            self._break("Internal error.", 500)
+        else:
+            self.refuse(Refusal(500, "Internal error."))
 
     def _models(self, key: Key) -> bytes:
         mine = self.runtime.snapshot.of_organization(key.organization_id)
@@ -266,16 +149,15 @@ class Exchange:
             for instance in sorted(mine, key=lambda i: i.name)
             if instance.replicas and instance.wanted and allowed(key, instance.name)
         ]
-        if self.endpoint == "models":
+        if not self.model:
             return msgspec.json.encode({"object": "list", "data": listed})
-        name = _named_model(self.endpoint)
         for model in listed:
-            if model["id"] == name:
+            if model["id"] == self.model:
                 return msgspec.json.encode(model)
-        raise errors.no_such_model(name[:64])
+        raise errors.no_such_model(self.model[:64])
 
     def _route(self, key: Key) -> None:
-        parsed = parse(self.endpoint, self._take_body())
+        parsed = parse(self.endpoint, self.take_body())
         instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
         try:
             replica = choose(instance, key, parsed.model, self.endpoint)
@@ -297,7 +179,7 @@ class Exchange:
         self._wire = (
             b"POST /v1/%b HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
             b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (self.endpoint.encode(), self._shown_id, len(parsed.body), parsed.body)
+            % (self.endpoint.encode(), self.shown_id, len(parsed.body), parsed.body)
         )
         parsed.body = b""
         self._send()
@@ -314,7 +196,7 @@ class Exchange:
             endpoint=self.endpoint,
             stream=parsed.stream,
             admitted_at_us=now_us(),
-            client_request_id=self._client_request_id,
+            client_request_id=self.client_request_id,
         )
         try:
             self.runtime.journal.admit(record)
@@ -380,7 +262,7 @@ class Exchange:
             return
         now = time.monotonic()
         if not self.response_started:
-            self._write_head(200, EVENTS, None)
+            self._write_head(200, response.EVENTS, None)
         if not self._first_at and relay.content:
             self._first_at = now
             metrics.TTFT.observe(now - self.received)
@@ -425,7 +307,7 @@ class Exchange:
             self._cut_off(relay)
             return
         if not self.response_started:
-            self._write_head(200, EVENTS, None)
+            self._write_head(200, response.EVENTS, None)
         used = relay.usage()
         source = UsageSource.ENGINE if used is not None else UsageSource.ABSENT
         outcome = Outcome.COMPLETED
@@ -436,7 +318,7 @@ class Exchange:
         self._final(used or Usage(), source, outcome, 200, relay.finish, self._send_tail)
 
     def _engine_refused(self, status: int, body: bytes) -> None:
-        if status == 401 or status not in REASONS or status < 400:
+        if status == 401 or status not in response.REASONS or status < 400:
             status = 502  # its quarrel is with us, not with the client
         self._tail = errors.of_engine(status, body)
         self._engine_status = status
@@ -501,7 +383,7 @@ class Exchange:
         """Stop the engine at once; what it had told until then is the bill."""
         if self._task is not None:
             self._task.cancel()
-        self._take_body()
+        self.take_body()
         self._abort_upstream()
         if not self._admitted or self._ended:
             self._count(499)
@@ -520,6 +402,8 @@ class Exchange:
             self.protocol.cut()  # the client has stopped reading
         elif self._admitted:
             self._break("The instance took too long to answer.", 504)
+        else:
+            self.refuse(Refusal(504, "The request took too long."))
 
     # ---------------------------------------------------------------------------- the books
 
@@ -603,7 +487,7 @@ class Exchange:
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error and no engine."""
         extra = b"Retry-After: %d\r\n" % refusal.retry_after if refusal.retry_after else b""
-        self._take_body()
+        self.take_body()
         self._ended = True
         self._count(refusal.status)
         self._write_whole(refusal.status, refusal.body(), extra)
@@ -618,80 +502,41 @@ class Exchange:
         self._write_whole(self._engine_status, self._tail, extra)
 
     def _send_tail(self) -> None:
-        self._write_chunk(self._tail, b"0\r\n\r\n")
+        self._write_chunk(self._tail, response.LAST_CHUNK)
         self.protocol.finished(self)
 
     def _write_whole(self, status: int, body: bytes, extra: bytes = b"") -> None:
-        self._write_head(status, JSON, len(body), extra, body)
+        head = self._head(status, response.JSON, len(body), extra)
+        # Who asked by HEAD would take a body for the beginning of the next answer.
+        self._write(head if self.method == b"HEAD" else head + body)
         self.protocol.finished(self)
 
     def _write_head(
-        self,
-        status: int,
-        content_type: bytes,
-        length: int | None,
-        extra: bytes = b"",
-        body: bytes = b"",
+        self, status: int, content_type: bytes, length: int | None, extra: bytes = b""
     ) -> None:
+        self._write(self._head(status, content_type, length, extra))
+
+    def _head(
+        self, status: int, content_type: bytes, length: int | None, extra: bytes = b""
+    ) -> bytes:
         self.response_started = True
-        transport = self.protocol.transport
-        if transport is None:
-            return
         if length is not None:
             framing = b"Content-Length: %d\r\n" % length
         elif self.http_minor == "1.0":
-            framing, self.keep_alive = b"Cache-Control: no-cache\r\n", False
+            framing, self.keep_alive = response.UNTIL_CLOSE, False
         else:
-            framing = b"Transfer-Encoding: chunked\r\nCache-Control: no-cache\r\n"
-        if self._client_request_id:
-            extra += b"X-Client-Request-Id: %b\r\n" % self._client_request_id.encode()
+            framing = response.CHUNKED
+        if self.client_request_id:
+            extra += b"X-Client-Request-Id: %b\r\n" % self.client_request_id.encode()
         if not self.keep_alive or self.protocol.last or self.runtime.draining:
-            extra += b"Connection: close\r\n"
+            extra += response.CLOSE
         elif self.http_minor == "1.0":
-            extra += b"Connection: keep-alive\r\n"
-        transport.write(
-            b"HTTP/1.1 %d %b\r\n%bContent-Type: %b\r\n%bX-Request-Id: %b\r\n%b\r\n%b"
-            % (
-                status,
-                REASONS[status],
-                self.runtime.date,
-                content_type,
-                framing,
-                self._shown_id,
-                extra,
-                body,
-            )
-        )
+            extra += response.KEEP_ALIVE
+        return response.head(status, content_type, framing, self.runtime.date, self.shown_id, extra)
 
     def _write_chunk(self, data: bytes, end: bytes = b"") -> None:
-        transport = self.protocol.transport
-        if transport is None:
-            return
-        if self.http_minor == "1.0":
-            transport.write(data)
-        else:
-            transport.write(b"%x\r\n%b\r\n%b" % (len(data), data, end))
+        self._write(data if self.http_minor == "1.0" else response.chunk(data) + end)
 
-
-_HEADERS: dict[bytes, Callable[[Exchange, bytes], None]] = {
-    b"authorization": Exchange._take_authorization,
-    b"content-encoding": Exchange._take_content_encoding,
-    b"content-length": Exchange._take_content_length,
-    b"transfer-encoding": Exchange._take_transfer_encoding,
-    b"expect": Exchange._take_expect,
-    b"x-request-id": Exchange._take_request_id,
-}
-
-
-def _named_model(endpoint: str) -> str:
-    prefix, _, name = endpoint.partition("/")
-    return name if prefix == "models" and "/" not in name else ""
-
-
-def _too_large() -> Refusal:
-    return Refusal(413, f"The body is larger than {MAX_BODY // 2**20} MiB.", code="body_too_large")
-
-
-def _no_such_path(path: bytes) -> Refusal:
-    shown = path[:100].decode("latin-1")
-    return Refusal(404, f"There is no {shown} here.", code="unknown_url")
+    def _write(self, data: bytes) -> None:
+        if self.protocol.transport is not None:
+            self.protocol.transport.write(data)

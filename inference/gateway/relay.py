@@ -99,7 +99,9 @@ class Relay:
             self.failed = True
             return b"data: " + errors.of_engine(500, event[6:])
         found = usage.find(event)
-        if found is not None:
+        if found is not None and found.value == b"null":  # told at the end only, as OpenAI does
+            event = event if self._include else found.rest
+        elif found is not None:
             if found.closing:
                 self._total = found.value
                 return event if self._include else b""

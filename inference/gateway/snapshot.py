@@ -53,7 +53,6 @@ class Snapshot:
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self._digests: dict[bytes, bytes] = {}  # key id → digest
-        self._by_id: dict[bytes, Instance] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
         self._looking = 0
@@ -108,6 +107,8 @@ class Snapshot:
                     await self._keep_up(connection)
             except (psycopg.Error, TimeoutError) as error:
                 log.warning("the gateway goes on with what it knows: %s", error)
+            except Exception:  # whatever it was: a gateway that stopped following serves dead keys
+                log.exception("the gateway could not take in what changed")
             await asyncio.sleep(RECONNECT)
 
     async def _connect(self) -> Connection:
@@ -159,14 +160,11 @@ class Snapshot:
     async def _load_instances(self, connection: Connection) -> None:
         instances = await _fetch(connection, _INSTANCES)
         replicas = await _fetch(connection, _REPLICAS)
-        # No await from here on: nobody sees it half done.
-        former = {r.id: r for i in self._by_id.values() for r in i.replicas}
-        self.instances.clear()
-        self._by_id.clear()
-        for row in instances:
-            self._add_instance(row)
+        made = {instance.id: instance for instance in map(_instance, instances)}
+        former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
-            self._add_replica(row, former)
+            _add_replica(made, row, former)
+        self.instances = {(i.organization_id, i.name): i for i in made.values()}
 
     def _add_key(self, row: Row) -> None:
         id_, organization, kind, models, expires, digest = row
@@ -186,26 +184,26 @@ class Snapshot:
         if digest is not None:
             self.keys.pop(digest, None)
 
-    def _add_instance(self, row: Row) -> None:
-        id_, organization, name, engine, settings, state, desired, created = row
-        offered, wanted = _endpoints(engine, settings), desired == "running"
-        instance = Instance(
-            id_.bytes, organization.bytes, name, state, offered, created, wanted=wanted
-        )
-        self.instances[instance.organization_id, name] = instance
-        self._by_id[instance.id] = instance
 
-    def _add_replica(self, row: Row, former: Mapping[bytes, Replica]) -> None:
-        id_, instance_id, address, context_length = row
-        instance = self._by_id.get(instance_id.bytes)
-        if instance is None:
-            return
-        known = former.get(id_.bytes)
-        if known is not None and known.address == address:
-            known.context_length = context_length
-            instance.replicas.append(known)  # it keeps its count of outstanding requests
-        else:
-            instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
+def _instance(row: Row) -> Instance:
+    id_, organization, name, engine, settings, state, desired, created = row
+    offered, wanted = _endpoints(engine, settings), desired == "running"
+    return Instance(id_.bytes, organization.bytes, name, state, offered, created, wanted=wanted)
+
+
+def _add_replica(
+    instances: Mapping[bytes, Instance], row: Row, former: Mapping[bytes, Replica]
+) -> None:
+    id_, instance_id, address, context_length = row
+    instance = instances.get(instance_id.bytes)
+    if instance is None:
+        return
+    known = former.get(id_.bytes)
+    if known is not None and known.address == address:
+        known.context_length = context_length
+        instance.replicas.append(known)  # it keeps its count of outstanding requests
+    else:
+        instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
 
 
 def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:

@@ -1,10 +1,13 @@
 """Connections to engines: kept alive, pooled per address, callbacks only."""
 
 import asyncio
+import logging
 from collections import deque
 from typing import Protocol
 
 import httptools
+
+log = logging.getLogger(__name__)
 
 MOST_IDLE = 256  # connections kept per address
 IDLE_SECONDS = 4.0  # vLLM closes a connection that was idle for 5 s
@@ -74,7 +77,9 @@ class Upstream(asyncio.Protocol):
         self._answered = True
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error, httptools.HttpParserCallbackError):
+                log.error("an answer could not be passed on", exc_info=error.__context__)
             self._transport().abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

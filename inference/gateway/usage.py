@@ -16,6 +16,8 @@ MEMBER = b',"usage":{'
 _PREFIX = len(MEMBER) - 1
 _NO_CHOICES = b'"choices":[]'
 _FINISH = b'"finish_reason":"'
+_NAME = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
+_COMMA = re.compile(rb"\s*,")
 
 
 class _Details(msgspec.Struct):
@@ -100,7 +102,7 @@ def find(event: bytes) -> Found | None:
         value = event[start + _PREFIX : -1]
         # One whole object, and the brace that is left closes the one whose own member it is.
         if value.endswith(b"}") and b"}," not in value and value.count(b"{") == value.count(b"}"):
-            closing = event.endswith(_NO_CHOICES, 0, start)
+            closing = _NO_CHOICES in event
             return Found(value, event[:start] + b"}", closing)
     return _find_slowly(event) if b'"usage"' in event else None
 
@@ -115,13 +117,21 @@ def _find_slowly(event: bytes) -> Found | None:
         return None
     if "usage" not in members:
         return None
-    value = bytes(members["usage"])
-    places = re.finditer(rb'(,?)\s*"usage"\s*:\s*' + re.escape(value), event)
-    place = max(places, key=lambda match: match.start())
-    rest, behind = event[: place.start()], event[place.end() :]
-    if not place[1]:  # it was the first member: the comma to lose stands behind it
-        behind = behind.lstrip().removeprefix(b",")
-    return Found(value, rest + behind, bytes(members.get("choices", b"")) == b"[]")
+    closing = bytes(members.get("choices", b"")) == b"[]"
+    position = event.index(b"{") + 1
+    while match := _NAME.match(event, position):
+        name = msgspec.json.decode(match[1], type=str)
+        end = match.end() + len(memoryview(members[name]))
+        behind = _COMMA.match(event, end)
+        if name == "usage":
+            before = event[:position]
+            if behind:
+                return Found(event[match.end() : end], before + event[behind.end() :], closing)
+            # It was the last: the comma to lose stands before it.
+            before = before.rstrip().removesuffix(b",")
+            return Found(event[match.end() : end], before + event[end:], closing)
+        position = behind.end() if behind else len(event)
+    return None
 
 
 def finish_reason(event: bytes) -> str:

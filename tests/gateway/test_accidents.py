@@ -6,6 +6,7 @@ import os
 import openai
 import pytest
 
+from accounts import keys
 from billing.usage_record import Outcome, Usage, UsageSource
 from inference.gateway import connection, protocol
 from tests.gateway.house import House, chat, read_answer
@@ -193,3 +194,51 @@ async def test_a_late_body_is_a_408_and_an_idle_connection_ends(house: House, mo
         assert await idle.read() == b""
     writer.close()
     idle_writer.close()
+
+
+async def test_a_fault_of_ours_is_a_500_and_harms_nobody_else(house: House, monkeypatch):
+    real = protocol.parse
+
+    def faulty(endpoint: str, body: bytes) -> object:
+        if b"faulty" in body:
+            raise RuntimeError("nobody foresaw this")
+        return real(endpoint, body)
+
+    monkeypatch.setattr(protocol, "parse", faulty)
+    reader, writer = await house.connect()
+    writer.write(house.call(chat()) + house.call(chat("faulty")) + house.call(chat()))
+    assert [(await read_answer(reader))[0] for _ in range(3)] == [200, 500, 200]
+    writer.close()
+
+
+async def test_a_fault_of_ours_after_admission_is_booked(house: House, monkeypatch):
+    monkeypatch.setattr(protocol, "Relay", None)
+    reader, writer = await house.connect()
+    writer.write(house.call(chat(stream=True)) + house.call(chat()))
+    assert [(await read_answer(reader))[0] for _ in range(2)] == [500, 200]
+    first, _ = house.rows()
+    assert (first.final.outcome, first.final.status) == (Outcome.UPSTREAM_FAILED, 500)
+    assert house.replica.outstanding == 0
+    writer.close()
+
+
+async def test_a_fault_of_ours_in_a_stream_is_logged_and_ends_it(house: House, monkeypatch, caplog):
+    monkeypatch.setattr(protocol.Relay, "feed", None)
+    reader, writer = await house.connect()
+    writer.write(house.call(chat(stream=True)))
+    assert (await read_answer(reader))[0] == 502
+    assert "could not be passed on" in caplog.text
+    assert (await house.closed_row()).final.outcome == Outcome.UPSTREAM_FAILED
+    writer.close()
+
+
+async def test_a_look_up_that_fails_on_us_does_not_hold_its_client_for_ever(house, monkeypatch):
+    async def faulty(digest: bytes) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    monkeypatch.setattr(house.runtime.authenticator, "look_up", faulty)
+    house.key = keys.generate()
+    reader, writer = await house.connect()
+    writer.write(house.call(chat()))
+    assert (await read_answer(reader))[0] == 500
+    writer.close()

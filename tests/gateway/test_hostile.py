@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from inference.gateway import connection, protocol
+from inference.gateway import connection, intake, metrics
 from tests.gateway.house import House, chat, read_answer
 
 BODY = json.dumps(chat()).encode()
@@ -22,7 +22,8 @@ async def sent(house: House, data: bytes) -> tuple[int, bytes]:
     reader, writer = await house.connect()
     writer.write(data)
     status, headers, body = await read_answer(reader)
-    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
+    if status != 200:
+        assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
     if headers.get("connection") == "close":
         async with asyncio.timeout(5):
             assert await reader.read() == b""
@@ -266,7 +267,7 @@ async def test_slow_heads_cost_a_timeout_and_harm_nobody(house: House, monkeypat
 
 
 async def test_bodies_in_memory_are_counted_and_bounded(house: House, monkeypatch):
-    monkeypatch.setattr(protocol, "MAX_BUFFERED", 100_000)
+    monkeypatch.setattr(intake, "MAX_BUFFERED", 100_000)
     others = [await house.connect() for _ in range(3)]
     for _, writer in others:
         writer.write(head(house, "Content-Length: 60000") + b"x" * 40_000)
@@ -296,3 +297,30 @@ async def test_a_flood_of_invented_keys_lets_nobody_in(house: House):
     house.key = before
     writer.close()
     await honest(house)
+
+
+async def test_head_gets_no_body_that_could_be_taken_for_the_next_answer(house: House):
+    reader, writer = await house.connect()
+    ask = head(house, path="/v1/models")
+    writer.write(ask.replace(b"POST", b"HEAD", 1) + ask.replace(b"POST", b"GET", 1))
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 405 ")
+    assert (await read_answer(reader))[0] == 200
+    writer.close()
+
+
+@pytest.mark.parametrize("draining", [False, True])
+async def test_nothing_is_served_behind_the_last_answer(house: House, draining):
+    house.runtime.draining = draining
+    last = head(house, *([] if draining else ["Connection: close"]), path="/v1/models")
+    data = last.replace(b"POST", b"GET", 1) + house.call(chat()) * 2
+    assert (await sent(house, data))[0] == 200
+    assert house.rows() == []
+
+
+async def test_what_strangers_ask_for_never_becomes_a_metric(house: House):
+    house.key = "mp-nobody"
+    for path in ("/v1/models/invented-name", "/v1/invented-path", "/v1/models"):
+        await sent(house, head(house, path=path).replace(b"POST", b"GET", 1))
+    text = metrics.exposition()
+    assert b"invented" not in text
+    assert b'endpoint="models",status="401"' in text

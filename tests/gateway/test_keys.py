@@ -3,6 +3,7 @@
 import asyncio
 import time
 from datetime import timedelta
+from urllib.parse import urlsplit
 
 import openai
 import psycopg
@@ -14,6 +15,7 @@ from django.utils import timezone
 
 from accounts import keys
 from accounts.models import ApiKey
+from inference.gateway import snapshot as snapshots
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.server import GatewayRuntime
 from inference.models import Instance, Replica
@@ -96,7 +98,8 @@ class Wired(House):
 
 
 def database() -> str:
-    return settings.ENV.database.replace("/postgres?", f"/{connection.settings_dict['NAME']}?")
+    name = str(connection.settings_dict["NAME"])
+    return urlsplit(settings.ENV.database)._replace(path=f"/{name}").geturl()
 
 
 @pytest.fixture
@@ -209,6 +212,24 @@ async def test_with_the_database_away_it_goes_on_with_what_it_knows(wired, acme,
     await ApiKey.objects.filter(id=key.id).aupdate(expires_at=timezone.now() - timedelta(seconds=1))
     async with asyncio.timeout(5):
         while await works(wired, plain):
+            await asyncio.sleep(0.05)
+
+
+async def test_a_fault_of_ours_does_not_keep_revoked_keys_alive(wired, acme, alice, monkeypatch):
+    real, faults = snapshots._endpoints, [RuntimeError("nobody foresaw this")]
+
+    def faulty(*given: object) -> frozenset[str]:
+        if faults:
+            raise faults.pop()
+        return real(*given)
+
+    monkeypatch.setattr(snapshots, "_endpoints", faulty)
+    await Instance.objects.aupdate(state="degraded")
+    async with asyncio.timeout(5):
+        while faults:
+            await asyncio.sleep(0.01)
+        await ApiKey.objects.aupdate(revoked_at=timezone.now())
+        while await works(wired, wired.key):
             await asyncio.sleep(0.05)
 
 

@@ -164,6 +164,53 @@ def test_what_only_looks_like_usage_stays(event):
     assert usage.find(event) is None
 
 
+COUNTS = st.dictionaries(
+    st.sampled_from(["prompt_tokens", "completion_tokens", "total_tokens"]), st.integers(0, 10**6)
+)
+USAGE = COUNTS | st.builds(lambda c, d: c | {"prompt_tokens_details": d}, COUNTS, COUNTS)
+TEXT = st.text(max_size=20) | st.sampled_from(
+    ['","usage":{"a":1}', ',"usage":{', "}}", '\\"usage"']
+)
+INNER = st.fixed_dictionaries({"content": TEXT}, optional={"usage": USAGE, "usages": TEXT})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["id", "model", "note"]), TEXT),
+    st.lists(st.fixed_dictionaries({"delta": INNER}, optional={"usage": USAGE}), max_size=2),
+    st.none() | USAGE,
+    st.randoms(use_true_random=False),
+    st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
+    st.booleans(),
+)
+def test_usage_is_cut_from_any_chunk_and_from_nowhere_else(
+    head, choices, told, random, separators, ascii_only
+):
+    members = [*head.items(), ("choices", choices)]
+    members += [("usage", told)] if told is not None else []
+    random.shuffle(members)
+    chunk = dict(members)
+    text = json.dumps(chunk, separators=separators, ensure_ascii=ascii_only)
+    found = usage.find(b"data: " + text.encode())
+    if told is None:
+        assert found is None
+        return
+    assert json.loads(found.value) == told
+    assert found.closing == (choices == [])
+    del chunk["usage"]
+    assert list(json.loads(found.rest.removeprefix(b"data: ")).items()) == list(chunk.items())
+
+
+def test_usage_that_is_null_until_the_end_takes_nothing_back():
+    running, null = EVENT % RUNNING + b"\n\n", EVENT % b',"usage":null' + b"\n\n"
+    closing = b'data: {"choices":[],"usage":null}\n\n'
+    for include, expected in ((True, null + closing), (False, EVENT % b"" + b"\n\n")):
+        relay = Relay(include_usage=include, continuous_usage=False)
+        relay.feed(running)
+        assert relay.feed(null + closing).startswith(expected)
+        assert relay.usage() == Usage(3, 2)
+
+
 def stream_of(*texts: str) -> bytes:
     events = [
         {
@@ -177,13 +224,13 @@ def stream_of(*texts: str) -> bytes:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.text(max_size=20), max_size=8), st.data())
-def test_it_does_not_matter_where_the_network_cuts(texts, data):
+@given(st.lists(st.text(max_size=20), max_size=8), st.data(), st.booleans(), st.booleans())
+def test_it_does_not_matter_where_the_network_cuts(texts, data, include, continuous):
     whole = stream_of(*texts)
-    once = Relay(include_usage=False, continuous_usage=False)
+    once = Relay(include_usage=include, continuous_usage=continuous)
     expected = once.feed(whole)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=12)))
-    relay = Relay(include_usage=False, continuous_usage=False)
+    relay = Relay(include_usage=include, continuous_usage=continuous)
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert b"".join(relay.feed(piece) for piece in pieces if piece) == expected
     assert relay.done

@@ -1,0 +1,153 @@
+"""A request as it comes in: its head, read with suspicion, then its body. No I/O.
+
+What could mean two things to two readers is refused as it is read. What the head alone decides is
+known before anything is kept of the body.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from inference.gateway import errors
+from inference.gateway.errors import Refusal
+from inference.gateway.request import FIELDS, MAX_BODY
+from portal.lib.ids import uuid7
+
+if TYPE_CHECKING:
+    from inference.gateway.server import GatewayRuntime
+
+MAX_HEADERS = 100
+MAX_BUFFERED = 512 * 1024 * 1024  # bytes of bodies that a process holds at a time
+SHORT_BODY = 64 * 1024  # bytes that are thrown away rather than the connection
+
+
+class Intake:
+    """One request. `header`, `body_part` and what they call raise Refusal."""
+
+    method = b""  # empty until the head is complete
+    target = b""
+    endpoint = ""  # the path after /v1/, without the name of a model
+    model = ""  # the one that the path names
+    http_minor = "1.1"
+    keep_alive = True
+    expects_continue = False
+    framing = b""  # the header that says how long its body is
+    long = False  # its body is too long to be thrown away
+    refusal: Refusal | None = None  # known from its head already
+
+    _headers = 0
+    authorization = b""
+    client_request_id = ""
+    _content_encoding = b""
+    _body: bytes | list[bytes] = b""
+    _body_size = 0
+
+    def __init__(self, runtime: "GatewayRuntime") -> None:
+        self.runtime = runtime
+        request_id = uuid7()
+        self.request_id = request_id.bytes
+        self.shown_id = str(request_id).encode()
+
+    def header(self, name: bytes, value: bytes) -> None:
+        self._headers += 1
+        if self._headers > MAX_HEADERS:
+            raise Refusal(431, "The request has too many headers.")
+        if self.method:
+            raise errors.bad_request("A body may not be followed by further headers.")
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise errors.bad_request("A header may not go on in a second line.")
+        if take := _HEADERS.get(name):
+            take(self, value)
+
+    def _take_authorization(self, value: bytes) -> None:
+        if self.authorization:
+            raise errors.bad_request("The Authorization header is given twice.")
+        self.authorization = value
+
+    def _take_content_encoding(self, value: bytes) -> None:
+        self._content_encoding = value
+
+    def _take_content_length(self, value: bytes) -> None:
+        self._take_framing(b"Content-Length: " + value)
+        if not value.strip().isdigit() or len(value) > 18:
+            raise errors.bad_request("Content-Length is not a number.")
+        if int(value) > MAX_BODY:
+            raise _too_large()
+        self.long = int(value) > SHORT_BODY
+
+    def _take_transfer_encoding(self, value: bytes) -> None:
+        self._take_framing(b"Transfer-Encoding: " + value)
+        if value.strip().lower() != b"chunked":
+            raise Refusal(501, "Transfer-Encoding may be 'chunked' only.")
+        self.long = True
+
+    def _take_framing(self, line: bytes) -> None:
+        if self.framing:
+            raise errors.bad_request("The length of the body is given twice.")
+        self.framing = line
+
+    def _take_expect(self, value: bytes) -> None:
+        self.expects_continue = value.strip().lower() == b"100-continue"
+
+    def _take_request_id(self, value: bytes) -> None:
+        text = value.decode("latin-1")
+        self.client_request_id = text[:128] if text.isascii() and text.isprintable() else ""
+
+    def open_path(self) -> None:
+        """Only whole paths of the list; nothing is decoded, joined or normalised."""
+        path, _, _ = self.target.partition(b"?")
+        if not path.startswith(b"/v1/"):
+            raise _no_such_path(path)
+        endpoint = path[4:].decode("latin-1")
+        first, slash, name = endpoint.partition("/")
+        if endpoint in FIELDS:
+            self.endpoint, wanted = endpoint, b"POST"
+        elif first == "models" and "/" not in name and bool(slash) == bool(name):
+            self.endpoint, self.model, wanted = first, name, b"GET"
+        else:
+            raise _no_such_path(path)
+        if self.method != wanted:
+            raise Refusal(405, f"Use {wanted.decode()} for this path.", code="method_not_allowed")
+        if self._content_encoding.strip().lower() not in {b"", b"identity"}:
+            raise Refusal(415, "The body may not be compressed.")
+
+    def body_part(self, data: bytes) -> None:
+        self._body_size += len(data)
+        if self._body_size > MAX_BODY:
+            raise _too_large()
+        if self.refusal is not None:
+            return
+        self.runtime.buffered += len(data)
+        if self.runtime.buffered > MAX_BUFFERED:
+            self.runtime.buffered -= len(data)
+            raise Refusal(503, "Too many bodies are on their way. Try again.", retry_after=2)
+        if not self._body:
+            self._body = data
+        elif isinstance(self._body, bytes):
+            self._body = [self._body, data]
+        else:
+            self._body.append(data)
+
+    def take_body(self) -> bytes:
+        body, self._body = self._body, b""
+        whole = body if isinstance(body, bytes) else b"".join(body)
+        self.runtime.buffered -= len(whole)
+        return whole
+
+
+_HEADERS: dict[bytes, Callable[[Intake, bytes], None]] = {
+    b"authorization": Intake._take_authorization,
+    b"content-encoding": Intake._take_content_encoding,
+    b"content-length": Intake._take_content_length,
+    b"transfer-encoding": Intake._take_transfer_encoding,
+    b"expect": Intake._take_expect,
+    b"x-request-id": Intake._take_request_id,
+}
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, f"The body is larger than {MAX_BODY // 2**20} MiB.", code="body_too_large")
+
+
+def _no_such_path(path: bytes) -> Refusal:
+    shown = path[:100].decode("latin-1")
+    return Refusal(404, f"There is no {shown} here.", code="unknown_url")
