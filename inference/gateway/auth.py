@@ -2,8 +2,8 @@
 
 from accounts import keys
 from inference.gateway.errors import Refusal, invalid_key
-from inference.gateway.router import Key
 from inference.gateway.snapshot import Snapshot
+from inference.gateway.tables import Key
 
 MISSING = (
     "You didn't provide an API key. Send it in the Authorization header: Authorization: Bearer mp-…"

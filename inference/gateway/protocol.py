@@ -21,7 +21,8 @@ from inference.gateway.intake import Intake
 from inference.gateway.journal import JournalProblem, now_us
 from inference.gateway.relay import BrokenStream, Relay
 from inference.gateway.request import FIELDS, Parsed, parse
-from inference.gateway.router import Instance, Key, Replica, allowed, choose
+from inference.gateway.router import allowed, choose
+from inference.gateway.tables import Instance, Key, Replica
 
 if TYPE_CHECKING:
     from inference.gateway.connection import GatewayProtocol

@@ -1,9 +1,7 @@
 """From an organization's model name to a replica that can answer. PURE."""
 
-from dataclasses import dataclass, field
-from datetime import datetime
-
 from inference.gateway.errors import Refusal, no_such_model
+from inference.gateway.tables import Instance, Key, Replica
 
 RETRY_AFTER = 5  # seconds; what a client of an instance that is on its way should wait
 
@@ -17,36 +15,6 @@ WORDS = {
     "stopped": "is stopped",
     "failed": "could not start",
 }
-
-
-@dataclass(slots=True, eq=False)
-class Replica:
-    id: bytes
-    instance_id: bytes
-    address: str
-    context_length: int | None
-    outstanding: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Instance:
-    id: bytes
-    organization_id: bytes
-    name: str
-    state: str
-    endpoints: frozenset[str]  # paths under /v1 that its engine offers
-    created_at: datetime
-    wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
-    replicas: list[Replica] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class Key:
-    id: bytes
-    organization_id: bytes
-    kind: str
-    models_allowed: frozenset[str]  # empty: all
-    expires_at: float | None  # seconds since 1970-01-01 UTC
 
 
 def allowed(key: Key, model: str) -> bool:

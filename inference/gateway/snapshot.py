@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from inference.engines import ENGINES
-from inference.gateway.router import Instance, Key, Replica
+from inference.gateway.tables import Instance, Key, Replica
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from openai import AsyncOpenAI
 from billing.usage_record import Admit, Checkpoint, Final
 from inference.gateway import journal
 from inference.gateway.connection import GatewayProtocol
-from inference.gateway.router import Instance, Replica
 from inference.gateway.server import GatewayRuntime
+from inference.gateway.tables import Instance, Replica
 from portal.lib import env
 from portal.lib.ids import uuid7
 from tests.fakes import engine as fake

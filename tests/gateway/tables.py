@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from accounts import keys
-from inference.gateway.router import Instance, Key
 from inference.gateway.snapshot import Snapshot
+from inference.gateway.tables import Instance, Key
 from portal.lib.ids import uuid7
 
 ACME, UMBRELLA = uuid7().bytes, uuid7().bytes

@@ -1,0 +1,125 @@
+"""What the gateway knows: keys, instances with their replicas, routes, providers. PURE.
+
+`snapshot` fills these from PostgreSQL; everything on the way of a request reads them.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+
+class Meter(StrEnum):
+    """What a limit counts."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"  # prompt and completion
+    CONCURRENT = "concurrent"  # requests under way
+    SPEND = "spend"  # nano-units of the organization's currency
+
+
+class Window(StrEnum):
+    """For how long a limit counts, from one fixed border in UTC to the next."""
+
+    MINUTE = "minute"
+    DAY = "day"
+    MONTH = "month"
+    NOW = "now"  # of CONCURRENT, which has no window
+
+
+@dataclass(slots=True, frozen=True)
+class Limit:
+    id: bytes
+    scope: str  # "organization", "member", "key" or "instance": whose it is, for the error's words
+    meter: Meter
+    window: Window
+    amount: int
+
+
+@dataclass(slots=True, frozen=True)
+class Price:
+    """Nano-units (1e-9 of the currency) for a million tokens; cached and reasoning are subsets."""
+
+    version_id: bytes
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+    request: int = 0  # nano-units for each request
+
+
+FREE = Price(bytes(16))
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    id: bytes
+    instance_id: bytes
+    address: str
+    context_length: int | None
+    outstanding: int = 0
+    failures: int = 0  # in a row, of the replica's own making
+    open_until: float = 0.0  # monotonic seconds; until then nobody is sent there
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    id: bytes
+    organization_id: bytes
+    name: str
+    state: str
+    endpoints: frozenset[str]  # paths under /v1 that its engine offers
+    created_at: datetime
+    engine: str = "vllm"
+    wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
+    limits: tuple[Limit, ...] = ()
+    queue_size: int = 0  # requests that may wait for a slot; 0: refuse at once
+    queue_seconds: int = 30
+    price: Price = FREE
+    replicas: list[Replica] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Provider:
+    """An OpenAI-compatible service elsewhere, called with the organization's own secret."""
+
+    id: bytes
+    organization_id: bytes
+    name: str
+    base_url: str  # https://…/v1, without a slash at its end
+    secret: str = field(repr=False)
+    price: Price = FREE
+    outstanding: int = 0
+    failures: int = 0
+    open_until: float = 0.0
+
+
+@dataclass(slots=True, frozen=True)
+class Target:
+    """One way of a route: an instance, or a provider's model."""
+
+    instance_id: bytes | None
+    provider_id: bytes | None
+    provider_model: str
+    tier: int  # 0 is tried first; a higher one only when all of the lower have failed
+    weight: int  # of the traffic within its tier
+
+
+@dataclass(slots=True, eq=False)
+class Route:
+    id: bytes
+    organization_id: bytes
+    name: str
+    data_may_leave: bool  # whether an own instance's request may fall back to a provider
+    created_at: datetime
+    targets: tuple[Target, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Key:
+    id: bytes
+    organization_id: bytes
+    kind: str
+    models_allowed: frozenset[str]  # empty: all
+    expires_at: float | None  # seconds since 1970-01-01 UTC
+    limits: tuple[Limit, ...] = ()  # its own, its maker's and its organization's
+    origins: frozenset[str] = frozenset()  # browser origins that may use it; "*": any
