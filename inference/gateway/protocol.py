@@ -243,7 +243,7 @@ class Exchange(Intake):
 
     # ------------------------------------------------------------------ what the engine says
 
-    def upstream_head(self, status: int, content_type: bytes) -> None:
+    def upstream_head(self, status: int, content_type: bytes, retry_after: bytes) -> None:
         self._engine_status = status
         self._deadline = time.monotonic() + STALL_TIMEOUT
         if status != 200 or not content_type.startswith(b"text/event-stream"):
