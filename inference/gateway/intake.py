@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from inference.gateway import errors
 from inference.gateway.errors import Refusal
 from inference.gateway.request import FIELDS, MAX_BODY
-from portal.lib.ids import uuid7
+from portal.lib.ids import uuid7_pair
 
 if TYPE_CHECKING:
     from inference.gateway.server import GatewayRuntime
@@ -43,9 +43,7 @@ class Intake:
 
     def __init__(self, runtime: "GatewayRuntime") -> None:
         self.runtime = runtime
-        request_id = uuid7()
-        self.request_id = request_id.bytes
-        self.shown_id = str(request_id).encode()
+        self.request_id, self.shown_id = uuid7_pair()
 
     def header(self, name: bytes, value: bytes) -> None:
         self._headers += 1

@@ -10,6 +10,7 @@ from billing.usage_record import Usage
 from inference.gateway import errors, usage
 
 DONE = b"data: [DONE]"
+_BEFORE = len(usage.MEMBER) - 1
 ERROR = b'data: {"error"'
 MAX_EVENT = 8 * 1024 * 1024  # bytes; an engine that never ends an event is broken
 
@@ -36,6 +37,7 @@ class Relay:
         self._newest = b""  # the usage told last, as it was told
         self._by_choice: dict[int, bytes] | None = {} if several or n > 1 else None
         self._total = b""  # the usage of all, told at the end
+        self.tail = b""  # held back until the bill is on disk
         self.finish = ""
         self.done = False  # the engine has said that it is over
         self.failed = False  # the engine has told of an error of its own
@@ -67,12 +69,33 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         """Raises BrokenStream."""
-        if self._carried or not data.endswith(b"\n\n"):
+        if self._carried or data[-2:] != b"\n\n":
             data = self._whole_events(data)
+        elif self.content and self._by_choice is None and (plain := self._plain(data)):
+            return plain
         if not data:
             return b""
         kept = [self._event(event) for event in data.split(b"\n\n")]
         return b"\n\n".join(filter(None, kept)) + b"\n\n" if any(kept) else b""
+
+    def _plain(self, data: bytes) -> bytes:
+        """The usual: one event with a piece of the text and the running usage at its end."""
+        at = data.rfind(usage.MEMBER)
+        if at < 0 or data.find(b"\n\n") != len(data) - 2 or not data.startswith(b"data: {"):
+            return b""
+        value = data[at + _BEFORE : -3]
+        if (
+            value[-1:] != b"}"
+            or b"}," in value
+            or value.count(b"{") != value.count(b"}")
+            or data.find(usage.NO_CHOICES) >= 0
+        ):
+            return b""
+        self._newest = value
+        self.events += 1
+        if data.find(usage.FINISH) >= 0:
+            self.finish = usage.finish_reason(data)
+        return data if self._continuous else data[:at] + b"}\n\n"
 
     def _whole_events(self, data: bytes) -> bytes:
         """The events that are whole by now; the rest is kept for the next time."""
@@ -94,6 +117,7 @@ class Relay:
     def _event(self, event: bytes) -> bytes:
         if event == DONE:
             self.done = True
+            self.tail = DONE + b"\n\n"
             return b""
         if event.startswith(ERROR):
             self.failed = True

@@ -14,8 +14,8 @@ from billing.usage_record import Usage
 
 MEMBER = b',"usage":{'
 _PREFIX = len(MEMBER) - 1
-_NO_CHOICES = b'"choices":[]'
-_FINISH = b'"finish_reason":"'
+NO_CHOICES = b'"choices":[]'
+FINISH = b'"finish_reason":"'
 _NAME = re.compile(rb'\s*("(?:[^"\\]|\\.)*")\s*:\s*')
 _COMMA = re.compile(rb"\s*,")
 
@@ -102,7 +102,7 @@ def find(event: bytes) -> Found | None:
         value = event[start + _PREFIX : -1]
         # One whole object, and the brace that is left closes the one whose own member it is.
         if value.endswith(b"}") and b"}," not in value and value.count(b"{") == value.count(b"}"):
-            closing = _NO_CHOICES in event
+            closing = NO_CHOICES in event
             return Found(value, event[:start] + b"}", closing)
     return _find_slowly(event) if b'"usage"' in event else None
 
@@ -136,8 +136,8 @@ def _find_slowly(event: bytes) -> Found | None:
 
 def finish_reason(event: bytes) -> str:
     """Why a stream's chunk says that the answer ended; empty while it goes on."""
-    at = event.find(_FINISH)
+    at = event.find(FINISH)
     if at < 0:
         return ""
-    at += len(_FINISH)
+    at += len(FINISH)
     return event[at : event.find(b'"', at)].decode("ascii", "replace")[:24]
