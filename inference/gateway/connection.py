@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from inference.gateway.errors import Refusal, bad_request
+from inference.gateway.intake import HEADERS
 from inference.gateway.protocol import Exchange
 from inference.gateway.request import MAX_BODY
 
@@ -28,6 +29,7 @@ IDLE_TIMEOUT = 75.0  # seconds between requests
 LINGER = 2.0  # seconds to listen on, so that a client still sending can read why it was refused
 FLUSH_TIMEOUT = 30.0  # seconds that a client has to read what was written before the end
 MAX_HEAD = 32 * 1024  # bytes of a head, names and values
+MAX_HEADERS = 100
 MAX_BUFFER = 256 * 1024  # bytes that the loop reads at once; a head may lie anywhere in them
 MAX_PIPELINED = 8  # requests that may wait behind the one under way
 UNREADABLE = "This is no HTTP/1.1 request that can be understood."
@@ -48,8 +50,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._closing = False
         self._resuming = False  # a parser is being told of a head that was read already
         self._unread = False  # the client may still be sending what nobody will read
-        self._head_size = 0
-        self._size = 0
+        self._head_size = self._headers = self._size = 0
         self._parser = httptools.HttpRequestParser(self)
 
     @property
@@ -118,22 +119,33 @@ class GatewayProtocol(asyncio.Protocol):
         if self._resuming:
             return
         self.reading = Exchange(self)
-        self._head_size = self._size = 0
+        self._head_size = self._headers = self._size = 0
         self.deadline = time.monotonic() + HEAD_TIMEOUT
 
     def on_url(self, url: bytes) -> None:
         if self._resuming:
             return
-        self._count_head(len(url))
+        self._head_size += len(url)
+        if self._head_size > MAX_HEAD:
+            raise Refusal(431, "The head of the request is too large.")
         if self.reading is not None:
             self.reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._resuming:
+        exchange = self.reading
+        if exchange is None or self._resuming:
             return
-        self._count_head(len(name) + len(value))
-        if self.reading is not None:
-            self.reading.header(name.lower(), value)
+        self._head_size += len(name) + len(value)
+        self._headers += 1
+        if self._head_size > MAX_HEAD or self._headers > MAX_HEADERS:
+            raise Refusal(431, "The head of the request is too large.")
+        if exchange.method:
+            raise bad_request("A body may not be followed by further headers.")
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise bad_request("A header may not go on in a second line.")
+        take = HEADERS.get(name.lower())
+        if take is not None:
+            take(exchange, value)
 
     def on_headers_complete(self) -> None:
         exchange, parser = self.reading, self._parser
@@ -241,11 +253,6 @@ class GatewayProtocol(asyncio.Protocol):
         self.last = True
         if self.idle:
             self.close()
-
-    def _count_head(self, size: int) -> None:
-        self._head_size += size
-        if self._head_size > MAX_HEAD:
-            raise Refusal(431, "The head of the request is too large.")
 
     def _weigh(self, size: int) -> None:
         """Bounds what the parser keeps to itself: a header without end, chunks of padding."""

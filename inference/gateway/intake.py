@@ -15,13 +15,12 @@ from portal.lib.ids import uuid7_pair
 if TYPE_CHECKING:
     from inference.gateway.server import GatewayRuntime
 
-MAX_HEADERS = 100
 MAX_BUFFERED = 512 * 1024 * 1024  # bytes of bodies that a process holds at a time
 SHORT_BODY = 64 * 1024  # bytes that are thrown away rather than the connection
 
 
 class Intake:
-    """One request. `header`, `body_part` and what they call raise Refusal."""
+    """One request. What takes headers and body raises Refusal."""
 
     method = b""  # empty until the head is complete
     target = b""
@@ -34,7 +33,6 @@ class Intake:
     long = False  # its body is too long to be thrown away
     refusal: Refusal | None = None  # known from its head already
 
-    _headers = 0
     authorization = b""
     client_request_id = ""
     _content_encoding = b""
@@ -44,17 +42,6 @@ class Intake:
     def __init__(self, runtime: "GatewayRuntime") -> None:
         self.runtime = runtime
         self.request_id, self.shown_id = uuid7_pair()
-
-    def header(self, name: bytes, value: bytes) -> None:
-        self._headers += 1
-        if self._headers > MAX_HEADERS:
-            raise Refusal(431, "The request has too many headers.")
-        if self.method:
-            raise errors.bad_request("A body may not be followed by further headers.")
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise errors.bad_request("A header may not go on in a second line.")
-        if take := _HEADERS.get(name):
-            take(self, value)
 
     def _take_authorization(self, value: bytes) -> None:
         if self.authorization:
@@ -132,7 +119,7 @@ class Intake:
         return whole
 
 
-_HEADERS: dict[bytes, Callable[[Intake, bytes], None]] = {
+HEADERS: dict[bytes, Callable[[Intake, bytes], None]] = {
     b"authorization": Intake._take_authorization,
     b"content-encoding": Intake._take_content_encoding,
     b"content-length": Intake._take_content_length,
