@@ -35,6 +35,8 @@ LOAD_TIMEOUT = 30.0  # seconds to wait for the first look at the database
 DRAIN_TIMEOUT = 25.0  # seconds that answers under way have to end
 LOOK_EVERY = 1.0  # seconds between looks for what has taken too long
 BACKLOG = 4096
+SHORT_LIFE = 10.0  # seconds; a worker that lives shorter may be one that cannot live
+LONGEST_BACKOFF = 30.0  # seconds between two tries
 
 
 class GatewayRuntime:
@@ -282,14 +284,50 @@ def run(env: Environment, host: str, port: int, workers: int) -> int:
         uvloop.run(serve(env, host, port))
         return 0
     argv = [sys.executable, "-m", "portal.cli", "gateway", "--host", host, "--port", str(port)]
-    children = [
-        subprocess.Popen(argv, env=os.environ, preexec_fn=die_with_parent) for _ in range(workers)
-    ]
+    return Workers(argv, workers).run()
 
-    def pass_on(number: int, frame: object) -> None:
-        for child in children:
-            child.send_signal(number)
 
-    signal.signal(signal.SIGTERM, pass_on)
-    signal.signal(signal.SIGINT, pass_on)
-    return max(child.wait() for child in children)
+class Workers:
+    """Several workers on one port. One that dies is replaced, at once the first time."""
+
+    def __init__(self, argv: list[str], count: int) -> None:
+        self._argv = argv
+        self._count = count
+        self._running: dict[subprocess.Popen[bytes], float] = {}  # since when, monotonic seconds
+        self._short_lives = 0  # in a row
+        self._stopping = False
+
+    def run(self) -> int:
+        """Until SIGTERM or SIGINT, which are passed on; the worst exit status of the last ones."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        for _ in range(self._count):
+            self._start()
+        worst = 0
+        while self._running:
+            for worker in list(self._running):
+                with suppress(subprocess.TimeoutExpired):
+                    status = abs(worker.wait(timeout=LOOK_EVERY / self._count))
+                    worst = max(worst, status) if self._stopping else 0
+                    self._ended(worker)
+        return worst
+
+    def _start(self) -> None:
+        worker = subprocess.Popen(self._argv, env=os.environ, preexec_fn=die_with_parent)
+        self._running[worker] = time.monotonic()
+
+    def _ended(self, worker: subprocess.Popen[bytes]) -> None:
+        lived = time.monotonic() - self._running.pop(worker)
+        if self._stopping:
+            return
+        self._short_lives = self._short_lives + 1 if lived < SHORT_LIFE else 0
+        log.error("a gateway worker ended with status %d and is replaced", worker.returncode)
+        if self._short_lives > self._count:  # one that cannot live is not worth a core
+            time.sleep(min(2.0 ** (self._short_lives - self._count), LONGEST_BACKOFF))
+        if not self._stopping:
+            self._start()
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._stopping = True
+        for worker in self._running:
+            worker.send_signal(number)
