@@ -1,15 +1,22 @@
-"""Errors in OpenAI's shape. PURE. https://platform.openai.com/docs/guides/error-codes
+"""Errors in the caller's shape. PURE. https://platform.openai.com/docs/guides/error-codes
 
 The stock SDKs choose the exception by the status and show `message`; programs branch on `code`.
+Calls to `/v1/messages` are answered as Anthropic answers them:
+https://docs.anthropic.com/en/api/errors
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+Shape = Literal["openai", "anthropic"]
+
 
 class Refusal(Exception):
-    """The request ends here: an HTTP status, an OpenAI error body, perhaps a Retry-After (s)."""
+    """The request ends here: an HTTP status, an error body, perhaps a Retry-After (s).
+
+    `headers` are whole lines, each with its end. `scope` says whose limit was met, if one was.
+    """
 
     def __init__(
         self,
@@ -19,6 +26,8 @@ class Refusal(Exception):
         code: str | None = None,
         param: str | None = None,
         retry_after: int | None = None,
+        headers: bytes = b"",
+        scope: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -26,9 +35,17 @@ class Refusal(Exception):
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self.headers = headers
+        self.scope = scope
 
-    def body(self) -> bytes:
-        return body(self.status, self.message, code=self.code, param=self.param)
+    def body(self, shape: Shape = "openai") -> bytes:
+        return body(self.status, self.message, code=self.code, param=self.param, shape=shape)
+
+    def lines(self) -> bytes:
+        """The header lines that go with it."""
+        if self.retry_after is None:
+            return self.headers
+        return b"Retry-After: %d\r\n%b" % (self.retry_after, self.headers)
 
 
 TYPES = {
@@ -39,15 +56,41 @@ TYPES = {
 }
 
 
-def body(status: int, message: str, *, code: str | None = None, param: str | None = None) -> bytes:
-    """An OpenAI error body."""
+ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+def body(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    shape: Shape = "openai",
+) -> bytes:
+    """An error body."""
+    if shape == "anthropic":
+        kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+        return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {"message": message, "type": kind, "param": param, "code": code}
     return msgspec.json.encode({"error": error})
 
 
-def of_engine(status: int, raw: bytes) -> bytes:
-    """An engine's error body in OpenAI's shape. vLLM has three shapes of its own."""
+def event(status: int, message: str, *, code: str | None = None, shape: Shape = "openai") -> bytes:
+    """The event that ends a stream by an error."""
+    name = b"event: error\n" if shape == "anthropic" else b""
+    return name + b"data: " + body(status, message, code=code, shape=shape) + b"\n\n"
+
+
+def of_engine(status: int, raw: bytes, shape: Shape = "openai") -> bytes:
+    """An engine's error body in the caller's shape. vLLM has three shapes of its own."""
     try:
         said: Any = msgspec.json.decode(raw)
     except msgspec.DecodeError:
@@ -63,14 +106,17 @@ def of_engine(status: int, raw: bytes) -> bytes:
             error["message"],
             param=param if isinstance(param, str) else None,
             code=code if isinstance(code, str) else None,
+            shape=shape,
         )
     if status >= 500:
-        return body(status, "The engine failed on this request.", code="engine_error")
+        text = "The engine failed on this request."
+        return body(status, text, code="engine_error", shape=shape)
     if status == 404:
-        return body(status, "The engine does not offer this.", code="unsupported_endpoint")
+        text = "The engine does not offer this."
+        return body(status, text, code="unsupported_endpoint", shape=shape)
     detail = said.get("detail") if isinstance(said, dict) else None
     text = detail if isinstance(detail, str) else "The engine refused this request."
-    return body(status, text)
+    return body(status, text, shape=shape)
 
 
 def bad_request(message: str, param: str | None = None, code: str | None = None) -> Refusal:

@@ -7,9 +7,10 @@ known before anything is kept of the body.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from inference.gateway import errors
+from inference.gateway import cors, errors
 from inference.gateway.errors import Refusal
-from inference.gateway.request import FIELDS, MAX_BODY
+from inference.gateway.paths import NO_CALL, match
+from inference.gateway.request import MAX_BODY
 from portal.lib.ids import uuid7_pair
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Intake:
 
     method = b""  # empty until the head is complete
     target = b""
-    endpoint = ""  # the path after /v1/, without the name of a model
-    model = ""  # the one that the path names
+    call = NO_CALL
+    origin = ""  # the website whose program asks
     http_minor = "1.1"
     keep_alive = True
     expects_continue = False
@@ -34,7 +35,9 @@ class Intake:
     refusal: Refusal | None = None  # known from its head already
 
     authorization = b""
+    _authorized = False
     client_request_id = ""
+    traceparent = b""
     _content_encoding = b""
     _body: bytes | list[bytes] = b""
     _body_size = 0
@@ -44,9 +47,15 @@ class Intake:
         self.request_id, self.shown_id = uuid7_pair()
 
     def _take_authorization(self, value: bytes) -> None:
-        if self.authorization:
+        if self._authorized:
             raise errors.bad_request("The Authorization header is given twice.")
+        self._authorized = True
         self.authorization = value
+
+    def _take_api_key(self, value: bytes) -> None:
+        """Anthropic's SDKs send their key so."""
+        if not self.authorization:
+            self.authorization = b"Bearer " + value
 
     def _take_content_encoding(self, value: bytes) -> None:
         self._content_encoding = value
@@ -73,25 +82,19 @@ class Intake:
     def _take_expect(self, value: bytes) -> None:
         self.expects_continue = value.strip().lower() == b"100-continue"
 
+    def _take_origin(self, value: bytes) -> None:
+        self.origin = cors.origin(value)
+
+    def _take_traceparent(self, value: bytes) -> None:
+        self.traceparent = value
+
     def _take_request_id(self, value: bytes) -> None:
         text = value.decode("latin-1")
         self.client_request_id = text[:128] if text.isascii() and text.isprintable() else ""
 
     def open_path(self) -> None:
-        """Only whole paths of the list; nothing is decoded, joined or normalised."""
-        path, _, _ = self.target.partition(b"?")
-        if not path.startswith(b"/v1/"):
-            raise _no_such_path(path)
-        endpoint = path[4:].decode("latin-1")
-        first, slash, name = endpoint.partition("/")
-        if endpoint in FIELDS:
-            self.endpoint, wanted = endpoint, b"POST"
-        elif first == "models" and "/" not in name and bool(slash) == bool(name):
-            self.endpoint, self.model, wanted = first, name, b"GET"
-        else:
-            raise _no_such_path(path)
-        if self.method != wanted:
-            raise Refusal(405, f"Use {wanted.decode()} for this path.", code="method_not_allowed")
+        """Which path is asked for, and whether its body can be read."""
+        self.call = match(self.method, bytes(self.target))
         if self._content_encoding.strip().lower() not in {b"", b"identity"}:
             raise Refusal(415, "The body may not be compressed.")
 
@@ -121,18 +124,16 @@ class Intake:
 
 HEADERS: dict[bytes, Callable[[Intake, bytes], None]] = {
     b"authorization": Intake._take_authorization,
+    b"x-api-key": Intake._take_api_key,
     b"content-encoding": Intake._take_content_encoding,
     b"content-length": Intake._take_content_length,
     b"transfer-encoding": Intake._take_transfer_encoding,
     b"expect": Intake._take_expect,
     b"x-request-id": Intake._take_request_id,
+    b"origin": Intake._take_origin,
+    b"traceparent": Intake._take_traceparent,
 }
 
 
 def _too_large() -> Refusal:
     return Refusal(413, f"The body is larger than {MAX_BODY // 2**20} MiB.", code="body_too_large")
-
-
-def _no_such_path(path: bytes) -> Refusal:
-    shown = path[:100].decode("latin-1")
-    return Refusal(404, f"There is no {shown} here.", code="unknown_url")

@@ -26,3 +26,28 @@ def requests(endpoint: str, status: int) -> Counter:
 def exposition() -> bytes:
     """The text that Prometheus reads."""
     return generate_latest(REGISTRY)
+
+
+class Series:
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    def begin(self) -> None:
+        IN_FLIGHT.inc()
+
+    def withdraw(self) -> None:
+        IN_FLIGHT.dec()
+
+    def refuse(self, status: int) -> None:
+        requests(self.endpoint, status).inc()
+
+    def end(self, status: int, used: object, seconds: float, ttft: float) -> None:
+        IN_FLIGHT.dec()
+        requests(self.endpoint, status).inc()
+        if ttft >= 0:
+            TTFT.observe(ttft)
+
+
+@lru_cache(maxsize=1024)
+def series(organization_id: bytes, instance_id: bytes, model: str, endpoint: str) -> Series:
+    return Series(endpoint)

@@ -1,83 +1,81 @@
 """The life of a request, from its head to its bill.
 
-    head → key → body → route → ADMIT → engine → relay → FINAL on disk → last bytes
+    head → path → key → body → ways → limits → ADMIT → engine → relay → FINAL on disk → last bytes
 
-All in callbacks on the connection's loop. The only things awaited, each in a task of its own and
-off the usual path, are a connection that must be opened and a key that is not known yet.
+All in callbacks on the connection's loop. What is awaited, each in a task of its own and off the
+usual path: a connection that must be opened, a key that is not known yet, a count by the engine's
+tokenizer where its answer told none.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from random import random
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
-from inference.gateway import errors, metrics, response, usage
+from billing.usage_record import Outcome, UsageSource
+from inference.gateway import cors, errors, listing, response, router, usage
+from inference.gateway.bill import NOBODY, NOTHING, Bill
 from inference.gateway.errors import Refusal
-from inference.gateway.intake import Intake
-from inference.gateway.journal import JournalProblem, now_us
 from inference.gateway.relay import BrokenStream, Relay
-from inference.gateway.request import FIELDS, Parsed, parse
-from inference.gateway.router import allowed, choose
-from inference.gateway.tables import Instance, Key, Replica
+from inference.gateway.request import Parsed, parse
+from inference.gateway.router import Choice
+from inference.gateway.tables import Instance, Key, Provider, Replica
 
 if TYPE_CHECKING:
-    from inference.gateway.connection import GatewayProtocol
-    from inference.gateway.upstream import Upstream
+    from inference.gateway.upstream import Pool, Upstream
 
 log = logging.getLogger(__name__)
 
 FIRST_BYTE_TIMEOUT = 600.0  # seconds that an engine may think before it speaks
 STALL_TIMEOUT = 300.0  # seconds without a byte in the middle of an answer
+TOTAL_TIMEOUT = 3600.0  # seconds from a request's last byte to its answer's
 MAX_ANSWER = 256 * 1024 * 1024  # bytes of an answer that is not streamed
 CHECKPOINT_SECONDS = 0.25
 CHECKPOINT_EVENTS = 32
+BYTES_PER_TOKEN = 4  # of a prompt, roughly; what a limit sets aside until the engine has counted
 
-NOBODY = bytes(16)
 BROKE_OFF = "The instance failed while it was answering."
+NO_ANSWER = "The instance does not answer. Try again in a moment."
 
-Then = Callable[[], None]
 
-
-class Exchange(Intake):
+class Exchange(Bill):
     """One request and its answer. What stands below is how each begins."""
 
-    received = 0.0  # when its last byte came; all times are monotonic seconds
     looking_up = False  # its key is being asked for
-    response_started = False
 
-    _key: Key | None = None
-    _begun = 0.0  # 0: not yet, or counted already
+    _begun = 0.0  # monotonic seconds, as all times here
     _deadline = 0.0
+    _task: asyncio.Task[None] | None = None
+
     _parsed: Parsed | None = None
-    _replica: Replica | None = None
+    _choices: list[Choice] = []  # the ways that it may go
+    _at = 0  # the one in use
+    _entered = -1  # the newest one whose limits let it in
+    _waits = False  # for its turn
+    _tried: frozenset[bytes] = frozenset()
+
+    _where: Replica | Provider | None = None
     _upstream: "Upstream | None" = None
     _wire = b""
     _retried = False
-    _task: asyncio.Task[None] | None = None
-    _admitted = False
-    _ended = False
+
     _relay: Relay | None = None
     _engine_status = 0
+    _retry_after = b""
     _answer: bytes | list[bytes] = b""
     _answer_size = 0
-    _first_at = 0.0
     _checkpoint_at = 0.0
     _checkpoint_events = 0
     _tail = b""
-
-    def __init__(self, protocol: "GatewayProtocol") -> None:
-        super().__init__(protocol.runtime)
-        self.protocol = protocol
 
     # -------------------------------------------------------------------------- who is asking
 
     def head_complete(self) -> None:
         """Say at once what the head alone decides, before anything is kept of the body."""
         try:
+            if self.method == b"OPTIONS" and self.origin:
+                return
             self.open_path()
             self._authenticate()
         except Refusal as refusal:
@@ -86,14 +84,17 @@ class Exchange(Intake):
     def _authenticate(self) -> None:
         authenticator = self.runtime.authenticator
         digest = authenticator.digest(self.authorization)
-        self._key = authenticator.known(digest)
-        if self._key is None:
+        self.key = authenticator.known(digest)
+        if self.key is not None:
+            cors.check(self.origin, self.key)
+        else:
             self.looking_up = True
             self._task = self.runtime.loop.create_task(self._look_up(digest))
 
     async def _look_up(self, digest: bytes) -> None:
         try:
-            self._key = await self.runtime.authenticator.look_up(digest)
+            self.key = await self.runtime.authenticator.look_up(digest)
+            cors.check(self.origin, self.key)
         except Refusal as refusal:
             self.refusal = refusal
         except Exception:  # else nobody would ever answer this client
@@ -110,7 +111,6 @@ class Exchange(Intake):
     def begin(self) -> None:
         """The request is here in full, and it is its turn."""
         self._begun = time.monotonic()
-        metrics.IN_FLIGHT.inc()
         self._deadline = self._begun + FIRST_BYTE_TIMEOUT
         if not self.looking_up:
             self._proceed()
@@ -119,57 +119,127 @@ class Exchange(Intake):
         try:
             if self.refusal is not None:
                 raise self.refusal
-            if self._key is None:
-                raise errors.invalid_key("This API key is not known.")
-            if self.endpoint in FIELDS:
-                self._route(self._key)
+            if self.key is None:
+                self._preflight()
+            elif self.call.kind == "generate":
+                self._route(self.key)
+            elif self.call.kind == "models":
+                self._answer_json(listing.answer(self.runtime.snapshot, self.key, self.call.name))
             else:
-                self._answer_json(self._models(self._key))
+                self._route(self.key)
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception:  # a fault of ours may not take along whoever shares loop and journal
             log.exception("a request could not be begun")
             self._give_up()
 
+    def _preflight(self) -> None:
+        lines = cors.preflight(self.origin, self.runtime.snapshot.origins)
+        self.origin = ""  # it has been told
+        self.ended = True
+        self.count(204, NOTHING, time.monotonic())
+        self.write_nothing(lines)
+
     def _give_up(self) -> None:
-        if self._admitted:
+        if self.admitted:
             self._break("Internal error.", 500)
         else:
             self.refuse(Refusal(500, "Internal error."))
 
-    def _models(self, key: Key) -> bytes:
-        mine = self.runtime.snapshot.of_organization(key.organization_id)
-        listed: list[dict[str, Any]] = [
-            {
-                "id": instance.name,
-                "object": "model",
-                "created": int(instance.created_at.timestamp()),
-                "owned_by": "organization",
-                "max_model_len": instance.replicas[0].context_length,
-            }
-            for instance in sorted(mine, key=lambda i: i.name)
-            if instance.replicas and instance.wanted and allowed(key, instance.name)
-        ]
-        if not self.model:
-            return msgspec.json.encode({"object": "list", "data": listed})
-        for model in listed:
-            if model["id"] == self.model:
-                return msgspec.json.encode(model)
-        raise errors.no_such_model(self.model[:64])
+    # --------------------------------------------------------------------------- which way
 
     def _route(self, key: Key) -> None:
-        parsed = parse(self.endpoint, self.take_body())
-        instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
+        """Raises Refusal."""
+        tables, endpoint = self.runtime.snapshot, self.call.endpoint
+        if self.call.kind == "stored":
+            self._choices = router.keepers(tables, key)
+            self._go()
+            return
+        parsed = self._parsed = parse(endpoint, self.take_body())
         try:
-            replica = choose(instance, key, parsed.model, self.endpoint)
+            self._choices = router.plan(tables, key, parsed.model, endpoint, random)
         except Refusal as refusal:
-            if instance is not None and allowed(key, parsed.model):
-                self._book_refusal(key, instance, parsed, refusal.status)
-            raise
-        self._admit(key, replica.instance_id, replica.id, parsed)
-        self._parsed = parsed
-        self._replica = replica
-        replica.outstanding += 1
+            instance = tables.instances.get((key.organization_id, parsed.model))
+            if instance is None or not router.allowed(key, parsed.model):
+                raise
+            self._refuse_booked(refusal, key, instance)
+        else:
+            self._go()
+
+    def _refuse_booked(self, refusal: Refusal, key: Key, instance: Instance) -> None:
+        """Their instance cannot take it: that is a row for its owner to see."""
+        parsed = self._parsed
+        if parsed is None or self.call.kind != "generate":
+            raise refusal
+        self.admit(key, instance.id, NOBODY, parsed.model, parsed.stream, instance.price)
+        self._end_refused(refusal, Outcome.REFUSED)
+
+    def _go(self) -> None:
+        """Take the way in use, or the next; this may have to wait for its turn. Raises Refusal."""
+        while self._at < len(self._choices):
+            choice = self._choices[self._at]
+            if self._entered == self._at or self._enter(choice):
+                if self._waits:
+                    return
+                where = self._pick(choice)
+                if where is not None:
+                    self._dispatch(choice, where)
+                    return
+            self._at += 1
+        raise Refusal(503, NO_ANSWER, code="instance_unavailable", retry_after=2)
+
+    def _enter(self, choice: Choice) -> bool:
+        """Whether the limits let it in, or will (`_waits`). Raises Refusal."""
+        key, instance = self.key, choice.instance
+        limits = instance.limits if instance is not None else ()
+        if self._entered < 0 and key is not None:
+            limits = key.limits + limits
+        self._entered = self._at
+        return True
+
+    def _pick(self, choice: Choice) -> Replica | Provider | None:
+        """Where this way leads to now; None where all of it has been tried."""
+        instance, now = choice.instance, time.monotonic()
+        if instance is None:
+            return choice.provider and router.reachable(choice.provider, now, self._tried)
+        affinity = None
+        if len(instance.replicas) > 1 and self._parsed is not None:
+            affinity = self._parsed.affinity()
+        return router.pick(instance, affinity, now, self._tried)
+
+    def _has_other_ways(self) -> bool:
+        """Whether something else may still be tried."""
+        if self._at + 1 < len(self._choices):
+            return True
+        instance, where = self._choices[self._at].instance, self._where
+        tried = self._tried if where is None else self._tried | {where.id}
+        return instance is not None and any(r.id not in tried for r in instance.replicas)
+
+    def _dispatch(self, choice: Choice, where: Replica | Provider) -> None:
+        """Raises Refusal."""
+        key, parsed = self.key, self._parsed
+        if self.call.kind == "generate" and key is not None and parsed is not None:
+            instance_id = NOBODY if choice.instance is None else choice.instance.id
+            self.admit(key, instance_id, where.id, parsed.model, parsed.stream, choice.price)
+        self._where = where
+        where.outstanding += 1
+        self._wire = self._request(choice, where)
+        self._send()
+
+    def _request(self, choice: Choice, where: Replica | Provider) -> bytes:
+        """The bytes for the engine: the head is ours, and of the body what was checked."""
+        parsed = self._parsed
+        if isinstance(where, Provider):
+            self.served_by = b"X-Modelport-Provider: %b\r\n" % where.name.encode()
+        else:
+            self.served_by = b"X-Modelport-Instance: %b\r\n" % choice.model.encode()
+        if parsed is None:
+            return b"%b /v1/%b HTTP/1.1\r\nHost: engine\r\nX-Request-Id: %b\r\n%b\r\n" % (
+                self.method,
+                self.call.path,
+                self.shown_id,
+                b"" if self.method == b"GET" else b"Content-Length: 0\r\n",
+            )
         if parsed.stream:
             self._relay = Relay(
                 include_usage=parsed.include_usage,
@@ -177,60 +247,30 @@ class Exchange(Intake):
                 n=parsed.n,
                 several=parsed.several_prompts,
             )
-        self._wire = (
+        body = parsed.body_for(choice.model)
+        return (
             b"POST /v1/%b HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
             b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (self.endpoint.encode(), self.shown_id, len(parsed.body), parsed.body)
+            % (self.call.path, self.shown_id, len(body), body)
         )
-        parsed.body = b""
-        self._send()
-
-    def _admit(self, key: Key, instance_id: bytes, replica_id: bytes, parsed: Parsed) -> None:
-        """Raises Refusal where nothing can be written: nothing is served that is not metered."""
-        record = Admit(
-            request_id=self.request_id,
-            organization_id=key.organization_id,
-            key_id=key.id,
-            instance_id=instance_id,
-            replica_id=replica_id,
-            model=parsed.model,
-            endpoint=self.endpoint,
-            stream=parsed.stream,
-            admitted_at_us=now_us(),
-            client_request_id=self.client_request_id,
-        )
-        try:
-            self.runtime.journal.admit(record)
-        except JournalProblem as problem:
-            log.error("nothing is served that cannot be metered: %s", problem)
-            raise Refusal(
-                503,
-                "Usage cannot be recorded right now, so nothing is served. Try again shortly.",
-                code="metering_unavailable",
-                retry_after=5,
-            ) from problem
-        self._admitted = True
-
-    def _book_refusal(self, key: Key, instance: Instance, parsed: Parsed, status: int) -> None:
-        self._admit(key, instance.id, NOBODY, parsed)
-        self._write_final(Usage(), UsageSource.NONE, Outcome.REFUSED, status, "", lambda ok: None)
 
     def _send(self, *, fresh: bool = False) -> None:
-        if self._replica is None:
+        if self._where is None:
             return
-        upstream = None if fresh else self.runtime.pool(self._replica.address).take()
+        pool = self.runtime.pool_of(self._where)
+        upstream = None if fresh else pool.take()
         if upstream is None:
-            self._task = self.runtime.loop.create_task(self._open_upstream(self._replica.address))
+            self._task = self.runtime.loop.create_task(self._open_upstream(pool))
         else:
             self._sent_on(upstream)
 
-    async def _open_upstream(self, address: str) -> None:
+    async def _open_upstream(self, pool: "Pool") -> None:
         try:
-            upstream = await self.runtime.pool(address).open()
+            upstream = await pool.open()
         except (OSError, TimeoutError):
-            self._fail(503, "The instance does not answer. Try again in a moment.")
+            self._try_elsewhere(503, NO_ANSWER)
             return
-        if self._ended:
+        if self.ended:
             upstream.abort()
         else:
             self._sent_on(upstream)
@@ -241,10 +281,41 @@ class Exchange(Intake):
         if self.protocol.write_paused:
             upstream.pause()
 
+    def _try_elsewhere(self, status: int, message: str) -> None:
+        """Nothing has been said to the client yet: another replica may answer, or another way."""
+        if self.ended:
+            return
+        where = self._where
+        self._release()
+        if where is not None:
+            router.failed(where, time.monotonic())
+            self._tried |= {where.id}
+        try:
+            self._go()
+        except Refusal as refusal:
+            if self.admitted:  # of several problems the last engine's own tells most
+                self._fail(status, message)
+            else:
+                self.refuse(refusal)
+        except Exception:
+            log.exception("a request could not be sent elsewhere")
+            self._give_up()
+
     # ------------------------------------------------------------------ what the engine says
 
     def upstream_head(self, status: int, content_type: bytes, retry_after: bytes) -> None:
+        where = self._where
+        if status == 503 and self._has_other_ways():
+            self._hang_up()
+            self._try_elsewhere(503, NO_ANSWER)
+            return
+        if where is not None:
+            if status < 500:
+                router.succeeded(where)
+            else:
+                router.failed(where, time.monotonic())
         self._engine_status = status
+        self._retry_after = retry_after if retry_after.isdigit() else b""
         self._deadline = time.monotonic() + STALL_TIMEOUT
         if status != 200 or not content_type.startswith(b"text/event-stream"):
             self._relay = None  # a whole answer, or an error in place of a stream
@@ -263,17 +334,20 @@ class Exchange(Intake):
             return
         now = time.monotonic()
         if not self.response_started:
-            self._write_head(200, response.EVENTS, None)
-        if not self._first_at and relay.content:
-            self._first_at = now
-            metrics.TTFT.observe(now - self.received)
+            self.write_head(200, response.EVENTS)
+        if not self.first_at and relay.content:
+            self.first_at = now
         self._deadline = now + STALL_TIMEOUT
         if relay.told and (
             now - self._checkpoint_at > CHECKPOINT_SECONDS
             or relay.events - self._checkpoint_events >= CHECKPOINT_EVENTS
         ):
-            self._checkpoint(relay, now)
-        self._write_chunk(out)
+            self._checkpoint_at = now
+            self._checkpoint_events = relay.events
+            used = relay.usage()
+            if used is not None and self.admitted:
+                self.checkpoint(used)
+        self.write_chunk(out)
 
     def _keep(self, data: bytes) -> None:
         self._answer_size += len(data)
@@ -296,39 +370,42 @@ class Exchange(Intake):
         if self._engine_status != 200:
             self._engine_refused(self._engine_status, body)
             return
-        self._first_at = time.monotonic()
-        metrics.TTFT.observe(self._first_at - self.received)
+        self.first_at = time.monotonic()
         used, finish = usage.of_answer(body)
         source = UsageSource.ABSENT if used is None else UsageSource.ENGINE
         self._tail = body
-        self._final(used or Usage(), source, Outcome.COMPLETED, 200, finish, self._send_whole)
+        self.final(used or NOTHING, source, Outcome.COMPLETED, 200, finish, self._send_whole)
 
     def _end_stream(self, relay: Relay) -> None:
         if not relay.done:
             self._cut_off(relay)
             return
         if not self.response_started:
-            self._write_head(200, response.EVENTS, None)
+            self.write_head(200, response.EVENTS)
         used = relay.usage()
         source = UsageSource.ENGINE if used is not None else UsageSource.ABSENT
         outcome = Outcome.COMPLETED
         if relay.failed:
             outcome = Outcome.ENGINE_ERROR
             source = UsageSource.CHECKPOINT if used is not None else UsageSource.NONE
-        self._tail = b"data: [DONE]\n\n"
-        self._final(used or Usage(), source, outcome, 200, relay.finish, self._send_tail)
+        self._tail = relay.tail
+        self.final(used or NOTHING, source, outcome, 200, relay.finish, self._send_tail)
 
     def _engine_refused(self, status: int, body: bytes) -> None:
+        if self.call.kind == "stored" and status == 404 and self._at + 1 < len(self._choices):
+            self._at += 1  # another instance may have kept it
+            self._go()
+            return
         if status == 401 or status not in response.REASONS or status < 400:
             status = 502  # its quarrel is with us, not with the client
-        self._tail = errors.of_engine(status, body)
+        self._tail = errors.of_engine(status, body, self.call.shape)
         self._engine_status = status
         outcome = Outcome.ENGINE_ERROR
-        self._final(Usage(), UsageSource.NONE, outcome, status, "", self._send_whole)
+        self.final(NOTHING, UsageSource.NONE, outcome, status, "", self._send_whole)
 
     def upstream_lost(self, answered: bool) -> None:
         upstream, self._upstream = self._upstream, None
-        if self._ended:
+        if self.ended:
             return
         if not answered and upstream is not None and upstream.reused and not self._retried:
             # The engine closed an idle connection just as we used it: nothing had begun.
@@ -336,6 +413,8 @@ class Exchange(Intake):
             self._send(fresh=True)
         elif self._relay is not None and self.response_started:
             self._cut_off(self._relay)
+        elif not answered:
+            self._try_elsewhere(502, BROKE_OFF)
         else:
             self._fail(502, BROKE_OFF)
 
@@ -344,16 +423,17 @@ class Exchange(Intake):
         if not self.response_started:
             self._fail(502, BROKE_OFF)
             return
-        self._tail = b"data: " + errors.body(502, BROKE_OFF, code="engine_failed") + b"\n\n"
+        self._blame()
+        self._tail = errors.event(502, BROKE_OFF, code="engine_failed", shape=self.call.shape)
         self.keep_alive = False
         used = relay.usage()
         source = UsageSource.NONE if used is None else UsageSource.CHECKPOINT
         outcome = Outcome.UPSTREAM_FAILED
-        self._final(used or Usage(), source, outcome, 200, relay.finish, self._send_tail)
+        self.final(used or NOTHING, source, outcome, 200, relay.finish, self._send_tail)
 
     def _break(self, message: str, status: int = 502) -> None:
         """End it from our side because the engine does what no engine may."""
-        self._abort_upstream()
+        self._hang_up()
         if self._relay is not None and self.response_started:
             self._cut_off(self._relay)
         else:
@@ -361,13 +441,19 @@ class Exchange(Intake):
 
     def _fail(self, status: int, message: str) -> None:
         """No byte of an answer has gone out, and none will."""
-        if self._ended:
+        if self.ended:
             return
+        self._blame()
         self._release()
         self._engine_status = status
-        self._tail = errors.body(status, message, code="engine_failed")
+        self._retry_after = b"2" if status == 503 else b""
+        self._tail = errors.body(status, message, code="engine_failed", shape=self.call.shape)
         outcome = Outcome.UPSTREAM_FAILED
-        self._final(Usage(), UsageSource.NONE, outcome, status, "", self._send_whole)
+        self.final(NOTHING, UsageSource.NONE, outcome, status, "", self._send_whole)
+
+    def _blame(self) -> None:
+        if self._where is not None:
+            router.failed(self._where, time.monotonic())
 
     # ----------------------------------------------------------- what happens to the client
 
@@ -385,159 +471,70 @@ class Exchange(Intake):
         if self._task is not None:
             self._task.cancel()
         self.take_body()
-        self._abort_upstream()
-        if not self._admitted or self._ended:
-            self._count(499)
+        self._hang_up()
+        if self.ended:
             return
-        used = self._relay.usage() if self._relay else None
+        relay = self._relay
+        used = relay.usage() if relay else None
         source = UsageSource.NONE if used is None else UsageSource.CHECKPOINT
         status = 200 if self.response_started else 499
-        finish = self._relay.finish if self._relay else ""
-        self._final(used or Usage(), source, Outcome.CLIENT_GONE, status, finish, None)
+        finish = relay.finish if relay else ""
+        self.final(used or NOTHING, source, Outcome.CLIENT_GONE, status, finish, None)
 
     def look(self, now: float) -> None:
         """Called each second while it is under way."""
-        if now <= self._deadline or self._ended:
+        if self.ended or (now <= self._deadline and now <= self._begun + TOTAL_TIMEOUT):
             return
         if self.protocol.write_paused:
             self.protocol.cut()  # the client has stopped reading
-        elif self._admitted:
+        elif self.admitted:
             self._break("The instance took too long to answer.", 504)
         else:
             self.refuse(Refusal(504, "The request took too long."))
 
-    # ---------------------------------------------------------------------------- the books
+    # -------------------------------------------------------------------------- how it ends
 
-    def _checkpoint(self, relay: Relay, now: float) -> None:
-        self._checkpoint_at = now
-        self._checkpoint_events = relay.events
-        used = relay.usage()
-        if used is None:
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with an error and no engine."""
+        self.take_body()
+        self._release()
+        if self.admitted:  # the way that was left has no room either
+            self._end_refused(refusal, Outcome.UPSTREAM_FAILED)
             return
-        try:
-            self.runtime.journal.checkpoint(Checkpoint(self.request_id, used))
-        except JournalProblem as problem:
-            log.error("a running usage was not written: %s", problem)  # FINAL will tell
+        self.ended = True
+        self.count(refusal.status, NOTHING, time.monotonic())
+        self.write_refusal(refusal)
 
-    def _final(
-        self,
-        used: Usage,
-        source: UsageSource,
-        outcome: Outcome,
-        status: int,
-        finish: str,
-        then: Then | None,
-    ) -> None:
-        """Close the request in the journal; `then` runs when that is on disk."""
-        if self._ended:
-            return
-        self._ended = True
+    def _answer_json(self, body: bytes) -> None:
+        self.ended = True
+        self.count(200, NOTHING, time.monotonic())
+        self.write_whole(200, body)
 
-        def written(durable: bool) -> None:
-            self._count(status)
-            if then is None or self.protocol.transport is None:
-                return
-            if durable:
-                then()
-            else:
-                log.error("an answer is held back, for its usage cannot be recorded")
-                self.protocol.cut()
+    def _end_refused(self, refusal: Refusal, outcome: Outcome) -> None:
+        status = refusal.status
 
-        self._write_final(used, source, outcome, status, finish, written)
+        def then() -> None:
+            self.write_refusal(refusal)
 
-    def _write_final(
-        self,
-        used: Usage,
-        source: UsageSource,
-        outcome: Outcome,
-        status: int,
-        finish: str,
-        written: Callable[[bool], None],
-    ) -> None:
-        record = Final(
-            request_id=self.request_id,
-            usage=used,
-            source=source,
-            outcome=outcome,
-            status=status,
-            finish_reason=finish,
-            ttft_us=round((self._first_at - self.received) * 1e6) if self._first_at else -1,
-            duration_us=round((time.monotonic() - self.received) * 1e6),
-        )
-        self.runtime.journal.final(record, written)
+        self.final(NOTHING, UsageSource.NONE, outcome, status, "", then)
 
-    def _count(self, status: int) -> None:
-        if self._begun:
-            self._begun = 0.0
-            metrics.IN_FLIGHT.dec()
-            metrics.requests(self.endpoint, status).inc()
+    def answered(self) -> None:
+        self.protocol.finished(self)
 
     def _release(self) -> None:
         self._upstream = None
-        replica, self._replica = self._replica, None
-        if replica is not None:
-            replica.outstanding -= 1
+        where, self._where = self._where, None
+        if where is not None:
+            where.outstanding -= 1
 
-    def _abort_upstream(self) -> None:
+    def _hang_up(self) -> None:
         if self._upstream is not None:
             self._upstream.abort()
         self._release()
 
-    # ------------------------------------------------------------------------------ writing
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer with an error and no engine."""
-        extra = b"Retry-After: %d\r\n" % refusal.retry_after if refusal.retry_after else b""
-        self.take_body()
-        self._ended = True
-        self._count(refusal.status)
-        self._write_whole(refusal.status, refusal.body(), extra)
-
-    def _answer_json(self, body: bytes) -> None:
-        self._ended = True
-        self._count(200)
-        self._write_whole(200, body)
-
     def _send_whole(self) -> None:
-        extra = b"Retry-After: 2\r\n" if self._engine_status == 503 else b""
-        self._write_whole(self._engine_status, self._tail, extra)
+        extra = b"Retry-After: %b\r\n" % self._retry_after if self._retry_after else b""
+        self.write_whole(self._engine_status, self._tail, extra)
 
     def _send_tail(self) -> None:
-        self._write_chunk(self._tail, response.LAST_CHUNK)
-        self.protocol.finished(self)
-
-    def _write_whole(self, status: int, body: bytes, extra: bytes = b"") -> None:
-        head = self._head(status, response.JSON, len(body), extra)
-        # Who asked by HEAD would take a body for the beginning of the next answer.
-        self._write(head if self.method == b"HEAD" else head + body)
-        self.protocol.finished(self)
-
-    def _write_head(
-        self, status: int, content_type: bytes, length: int | None, extra: bytes = b""
-    ) -> None:
-        self._write(self._head(status, content_type, length, extra))
-
-    def _head(
-        self, status: int, content_type: bytes, length: int | None, extra: bytes = b""
-    ) -> bytes:
-        self.response_started = True
-        if length is not None:
-            framing = b"Content-Length: %d\r\n" % length
-        elif self.http_minor == "1.0":
-            framing, self.keep_alive = response.UNTIL_CLOSE, False
-        else:
-            framing = response.CHUNKED
-        if self.client_request_id:
-            extra += b"X-Client-Request-Id: %b\r\n" % self.client_request_id.encode()
-        if not self.keep_alive or self.protocol.last or self.runtime.draining:
-            extra += response.CLOSE
-        elif self.http_minor == "1.0":
-            extra += response.KEEP_ALIVE
-        return response.head(status, content_type, framing, self.runtime.date, self.shown_id, extra)
-
-    def _write_chunk(self, data: bytes, end: bytes = b"") -> None:
-        self._write(data if self.http_minor == "1.0" else response.chunk(data) + end)
-
-    def _write(self, data: bytes) -> None:
-        if self.protocol.transport is not None:
-            self.protocol.transport.write(data)
+        self.write_last(self._tail)

@@ -1,7 +1,8 @@
-"""The bytes of an answer's head and of its chunks, HTTP/1.1. PURE."""
+"""Fixed lines of an answer's head, HTTP/1.1. PURE."""
 
 REASONS = {
     200: b"OK",
+    204: b"No Content",
     400: b"Bad Request",
     401: b"Unauthorized",
     403: b"Forbidden",
@@ -26,22 +27,3 @@ UNTIL_CLOSE = b"Cache-Control: no-cache\r\n"  # HTTP/1.0 knows no chunks
 CLOSE = b"Connection: close\r\n"
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-
-
-def head(
-    status: int, content_type: bytes, framing: bytes, date: bytes, request_id: bytes, extra: bytes
-) -> bytes:
-    """A whole head. `framing`, `date` and `extra` are lines of it, with their ends."""
-    return b"HTTP/1.1 %d %b\r\n%bContent-Type: %b\r\n%bX-Request-Id: %b\r\n%b\r\n" % (
-        status,
-        REASONS[status],
-        date,
-        content_type,
-        framing,
-        request_id,
-        extra,
-    )
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)

@@ -1,9 +1,25 @@
-"""From an organization's model name to a replica that can answer. PURE."""
+"""From the name in `model=` to the places that may answer, in the order to try them. PURE.
+
+A name is an instance's, or a route's: its targets by tier, within a tier by weight. Of an
+instance's replicas the one with the fewest outstanding requests is taken, or the one that has the
+conversation in its cache as long as that is not much busier than the others (rendezvous hashing
+with bounded load: https://arxiv.org/abs/1608.01350).
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Protocol
 
 from inference.gateway.errors import Refusal, no_such_model
-from inference.gateway.tables import Instance, Key, Replica
+from inference.gateway.tables import FREE, Instance, Key, Price, Provider, Replica, Route, Target
 
 RETRY_AFTER = 5  # seconds; what a client of an instance that is on its way should wait
+FAILURES_TO_OPEN = 5  # in a row; then nobody is sent there for a while
+OPEN_SECONDS = 1.0  # the first time; doubled with each failed probe
+LONGEST_OPEN = 30.0
+LOAD_FACTOR = 1.25  # of the mean; how much busier the replica with the cache may be
+PROVIDED = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 
 WORDS = {
     "requested": "has just been requested",
@@ -17,28 +33,185 @@ WORDS = {
 }
 
 
+class Tables(Protocol):
+    """What `snapshot` keeps."""
+
+    @property
+    def instances(self) -> Mapping[tuple[bytes, str], Instance]: ...
+    @property
+    def instances_by_id(self) -> Mapping[bytes, Instance]: ...
+    @property
+    def routes(self) -> Mapping[tuple[bytes, str], Route]: ...
+    @property
+    def providers(self) -> Mapping[bytes, Provider]: ...
+
+
+@dataclass(slots=True)
+class Choice:
+    """One way that a request may go."""
+
+    instance: Instance | None
+    provider: Provider | None
+    model: str  # its name there
+
+    @property
+    def price(self) -> Price:
+        if self.provider is not None:
+            return self.provider.price
+        return FREE if self.instance is None else self.instance.price
+
+
 def allowed(key: Key, model: str) -> bool:
     return not key.models_allowed or model in key.models_allowed
 
 
-def choose(instance: Instance | None, key: Key, model: str, endpoint: str) -> Replica:
-    """The replica with the fewest outstanding requests. Raises Refusal."""
-    if instance is None or not allowed(key, model):
+def plan(
+    tables: Tables, key: Key, model: str, endpoint: str, draw: Callable[[], float]
+) -> list[Choice]:
+    """The ways that a request may go, first the best. `draw` is from 0 to 1. Raises Refusal."""
+    if not allowed(key, model):
         raise no_such_model(model)
+    instance = tables.instances.get((key.organization_id, model))
+    if instance is not None:
+        refusal = _unfit(instance, endpoint)
+        if refusal is not None:
+            raise refusal
+        return [Choice(instance, None, model)]
+    route = tables.routes.get((key.organization_id, model))
+    if route is None:
+        raise no_such_model(model)
+    return _ways(tables, route, endpoint, draw)
+
+
+def _ways(tables: Tables, route: Route, endpoint: str, draw: Callable[[], float]) -> list[Choice]:
+    ways: list[Choice] = []
+    refusals: list[Refusal] = []
+    own_before = False
+    for target in _in_order(route.targets, draw):
+        choice = _choice(tables, route, target)
+        if choice is None:
+            continue
+        if choice.instance is not None:
+            own_before = True
+            refusal = _unfit(choice.instance, endpoint)
+        elif endpoint not in PROVIDED:
+            refusal = _not_offered(route.name, endpoint)
+        elif own_before and not route.data_may_leave:
+            continue
+        else:
+            refusal = None
+        if refusal is None:
+            ways.append(choice)
+        else:
+            refusals.append(refusal)
+    if not ways:
+        raise refusals[0] if refusals else no_such_model(route.name)
+    return ways
+
+
+def _in_order(targets: tuple[Target, ...], draw: Callable[[], float]) -> list[Target]:
+    """By tier; within one a weighted draw without putting back."""
+    if len(targets) == 1:
+        return list(targets)
+    # Efraimidis and Spirakis: the order of u^(1/w) is that of such a draw.
+    return sorted(targets, key=lambda t: (t.tier, -(max(draw(), 1e-12) ** (1 / t.weight))))
+
+
+def _choice(tables: Tables, route: Route, target: Target) -> Choice | None:
+    """None where what it names is gone."""
+    if target.instance_id is not None:
+        instance = tables.instances_by_id.get(target.instance_id)
+        return None if instance is None else Choice(instance, None, instance.name)
+    provider = tables.providers.get(target.provider_id or b"")
+    return None if provider is None else Choice(None, provider, target.provider_model)
+
+
+def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
+    """Why this instance cannot take such a request now."""
     if endpoint not in instance.endpoints:
-        raise Refusal(
-            404,
-            f"The instance `{model}` does not offer /v1/{endpoint}.",
-            code="unsupported_endpoint",
-        )
-    if not instance.replicas or not instance.wanted:
-        state = WORDS.get(instance.state, "is not ready yet")
-        if not instance.wanted and instance.state == "ready":
-            state = WORDS["stopping"]
-        raise Refusal(
-            503,
-            f"The instance `{model}` {state}.",
-            code="instance_not_ready",
-            retry_after=RETRY_AFTER,
-        )
-    return min(instance.replicas, key=lambda replica: replica.outstanding)
+        return _not_offered(instance.name, endpoint)
+    if instance.replicas and instance.wanted:
+        return None
+    state = WORDS.get(instance.state, "is not ready yet")
+    if not instance.wanted and instance.state == "ready":
+        state = WORDS["stopping"]
+    return Refusal(
+        503,
+        f"The instance `{instance.name}` {state}.",
+        code="instance_not_ready",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def _not_offered(model: str, endpoint: str) -> Refusal:
+    return Refusal(
+        404, f"The model `{model}` does not offer /v1/{endpoint}.", code="unsupported_endpoint"
+    )
+
+
+def keepers(tables: Tables, key: Key) -> list[Choice]:
+    """The instances that may have kept an answer. Raises Refusal."""
+    ways = [
+        Choice(instance, None, name)
+        for (organization_id, name), instance in tables.instances.items()
+        if organization_id == key.organization_id
+        and allowed(key, name)
+        and _unfit(instance, "responses") is None
+    ]
+    if not ways:
+        raise Refusal(404, "No instance of yours keeps answers.", code="not_found")
+    return ways
+
+
+def pick(instance: Instance, affinity: int | None, now: float, tried: Set[bytes]) -> Replica | None:
+    """The replica to ask; None where all have been tried. `now` is monotonic seconds."""
+    replicas = instance.replicas
+    if len(replicas) == 1:
+        only = replicas[0]
+        return None if only.id in tried else only
+    left = [replica for replica in replicas if replica.id not in tried]
+    closed = [replica for replica in left if replica.open_until <= now]
+    if not closed:  # all are said to be ill: ask the one that may be well soonest
+        return min(left, key=lambda replica: replica.open_until) if left else None
+    if affinity is not None:
+        most = LOAD_FACTOR * sum(r.outstanding for r in closed) / len(closed) + 1
+        preferred = max(closed, key=lambda replica: _rank(affinity, replica.id))
+        if preferred.outstanding <= most:
+            return _probed(preferred, now)
+    return _probed(min(closed, key=lambda replica: replica.outstanding), now)
+
+
+def reachable(provider: Provider, now: float, tried: Set[bytes]) -> Provider | None:
+    """The provider, unless it has been tried or has failed too often of late."""
+    if provider.id in tried or provider.open_until > now:
+        return None
+    if provider.failures >= FAILURES_TO_OPEN:
+        provider.open_until = now + _open_seconds(provider.failures)
+    return provider
+
+
+def _rank(affinity: int, id_: bytes) -> int:
+    return zlib.crc32(id_, affinity)
+
+
+def _probed(replica: Replica, now: float) -> Replica:
+    """One that was ill is asked by a single request, until that one's answer is known."""
+    if replica.failures >= FAILURES_TO_OPEN:
+        replica.open_until = now + _open_seconds(replica.failures)
+    return replica
+
+
+def failed(where: Replica | Provider, now: float) -> None:
+    """It did not answer, or with a fault of its own."""
+    where.failures += 1
+    if where.failures >= FAILURES_TO_OPEN:
+        where.open_until = now + _open_seconds(where.failures)
+
+
+def succeeded(where: Replica | Provider) -> None:
+    where.failures = 0
+    where.open_until = 0.0
+
+
+def _open_seconds(failures: int) -> float:
+    return min(OPEN_SECONDS * 2.0 ** (failures - FAILURES_TO_OPEN), LONGEST_OPEN)

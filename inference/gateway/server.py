@@ -25,6 +25,7 @@ from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
 from inference.gateway.journal import Journal
 from inference.gateway.snapshot import Snapshot
+from inference.gateway.tables import Provider, Replica
 from inference.gateway.upstream import Pool
 from portal.lib.env import Environment
 from portal.lib.processes import die_with_parent
@@ -95,6 +96,12 @@ class GatewayRuntime:
         if pool is None:
             pool = self._pools[address] = Pool(address, self.loop)
         return pool
+
+    def pool_of(self, where: Replica | Provider) -> Pool:
+        """The connections to a replica, or to a provider."""
+        if isinstance(where, Provider):
+            raise NotImplementedError
+        return self.pool(where.address)
 
     async def _look(self) -> None:
         while True:

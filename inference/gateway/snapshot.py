@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 
 from inference.engines import ENGINES
-from inference.gateway.tables import Instance, Key, Replica
+from inference.gateway.tables import Instance, Key, Provider, Replica, Route
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,10 @@ class Snapshot:
         self._database = database
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
+        self.instances_by_id: dict[bytes, Instance] = {}
+        self.routes: dict[tuple[bytes, str], Route] = {}  # by organization and name
+        self.providers: dict[bytes, Provider] = {}
+        self.origins: set[str] = set()  # of browser programs, over all keys
         self._digests: dict[bytes, bytes] = {}  # key id → digest
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
@@ -68,6 +72,9 @@ class Snapshot:
 
     def of_organization(self, organization_id: bytes) -> list[Instance]:
         return [i for (owner, _), i in self.instances.items() if owner == organization_id]
+
+    def routes_of(self, organization_id: bytes) -> list[Route]:
+        return [r for (owner, _), r in self.routes.items() if owner == organization_id]
 
     async def look_up(self, digest: bytes) -> Key | None:
         """A key that was made so lately that its notice is still on its way."""
@@ -164,6 +171,7 @@ class Snapshot:
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
             _add_replica(made, row, former)
+        self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
 
     def _add_key(self, row: Row) -> None:

@@ -94,6 +94,7 @@ async def test_the_engine_is_told_our_request_id_and_the_client_both(house: Hous
         "content-length",
         "x-request-id",
         "x-client-request-id",
+        "x-modelport-instance",
     }
 
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference.gateway.errors import Refusal
-from inference.gateway.request import FIELDS, IGNORED, MAX_DEPTH, parse
+from inference.gateway.fields import FIELDS, IGNORED
+from inference.gateway.request import MAX_DEPTH, parse
 
 CHAT = "chat/completions"
 ALL_USAGE = {"include_usage": True, "continuous_usage_stats": True}
@@ -25,21 +26,21 @@ def refused(raw: bytes, endpoint: str = CHAT) -> Refusal:
 
 def test_a_plain_body_goes_on_untouched():
     raw = b'{ "model":"demo" ,\n"messages" : [ {"role":"user","content":"\\u4f60\xe5\xa5\xbd"} ]}'
-    assert parse(CHAT, raw).body is raw
+    assert parse(CHAT, raw).body_for("demo") is raw
 
 
 def test_a_stream_asks_the_engine_for_all_usage_and_changes_nothing_else():
     raw = body(stream=True, stream_options={"include_usage": True}, temperature=0.5)
     parsed = parse(CHAT, raw)
     assert (parsed.stream, parsed.include_usage, parsed.continuous_usage) == (True, True, False)
-    sent = json.loads(parsed.body)
+    sent = json.loads(parsed.body_for(parsed.model))
     assert sent.pop("stream_options") == ALL_USAGE
     assert sent == {"model": "demo", "messages": [], "stream": True, "temperature": 0.5}
 
 
 def test_openai_s_bookkeeping_and_nulls_are_left_out():
     parsed = parse(CHAT, body(metadata={"a": "b"}, store=True, unheard_of=None))
-    assert json.loads(parsed.body) == {"model": "demo", "messages": []}
+    assert json.loads(parsed.body_for(parsed.model)) == {"model": "demo", "messages": []}
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,11 @@ def test_openai_s_bookkeeping_and_nulls_are_left_out():
         "media_io_kwargs",
         "logits_processors",
         "use_beam_search",
-        "documents",
-        "truncate_prompt_tokens",
+        "mm_payload",
+        "return_mm_kwargs",
+        "session_id",
+        "watermarking",
+        "prompt",
         "Model",
         "__class__",
         "",
@@ -65,6 +69,8 @@ def test_openai_s_bookkeeping_and_nulls_are_left_out():
 )
 @pytest.mark.parametrize("endpoint", FIELDS)
 def test_what_is_not_listed_is_refused_by_name(endpoint, field):
+    if field in FIELDS[endpoint]:
+        field = f"{field}s"
     refusal = refused(json.dumps({"model": "demo", field: "x"}).encode(), endpoint)
     assert (refusal.status, refusal.param, refusal.code) == (400, field, "unknown_parameter")
 
@@ -91,7 +97,7 @@ def once(members: list[tuple[str, object]]) -> dict[str, object]:
 @settings(max_examples=200, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(sorted(FIELDS["completions"] - {"model", "stream_options"} | IGNORED)),
+        st.sampled_from(sorted({*FIELDS["completions"], *IGNORED} - {"model", "stream_options"})),
         st.recursive(
             st.none() | st.booleans() | st.text(max_size=9),
             lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
@@ -107,7 +113,7 @@ def test_no_sound_body_is_taken_for_one_with_doubles(fields, indent, ascii_only)
         parsed = parse("completions", raw)
         kept = {name: value for name, value in json.loads(raw).items() if name not in IGNORED}
         kept |= {"stream_options": ALL_USAGE} if parsed.stream else {}
-        assert json.loads(parsed.body, object_pairs_hook=once) == kept
+        assert json.loads(parsed.body_for(parsed.model), object_pairs_hook=once) == kept
     except Refusal as refusal:
         assert "twice" not in refusal.message
         assert refusal.param in fields
@@ -207,4 +213,4 @@ def test_an_engine_fetches_and_unpickles_nothing(part, hidden):
 
 def test_words_about_pictures_are_only_words():
     raw = body(messages=[{"role": "user", "content": 'Use "image_url": "http://x" \u00e9'}])
-    assert parse(CHAT, raw).body is raw
+    assert parse(CHAT, raw).body_for("demo") is raw

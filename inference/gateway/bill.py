@@ -1,0 +1,148 @@
+"""The books of one request: ADMIT, CHECKPOINT, FINAL; what it used of its limits; its figures."""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
+from inference.gateway import metrics
+from inference.gateway.errors import Refusal
+from inference.gateway.journal import JournalProblem, now_us
+from inference.gateway.output import Output
+from inference.gateway.tables import FREE, Key, Price
+
+if TYPE_CHECKING:
+    from inference.gateway.limits import Permit
+
+log = logging.getLogger(__name__)
+
+NOBODY = bytes(16)
+NOTHING = Usage()
+
+Then = Callable[[], None]
+
+
+class Bill(Output):
+    """One request, metered. Times are monotonic seconds."""
+
+    received = 0.0  # when its last byte came
+    first_at = 0.0  # when the first content of its answer went out
+    admitted = False  # there is an ADMIT
+    ended = False  # its end is decided; the last bytes may still wait for the disk
+
+    _series: metrics.Series | None = None  # while it counts as under way
+    _price: Price = FREE
+    _permits: tuple["Permit", ...] = ()
+
+    def admit(
+        self,
+        key: Key,
+        instance_id: bytes,
+        replica_id: bytes,
+        model: str,
+        stream: bool,
+        price: Price,
+    ) -> None:
+        """Before each attempt at an engine; the newest counts.
+
+        Raises Refusal where nothing can be written: nothing is served that is not metered.
+        """
+        record = Admit(
+            self.request_id,
+            key.organization_id,
+            key.id,
+            instance_id,
+            replica_id,
+            model,
+            self.call.endpoint,
+            stream,
+            now_us(),
+            self.client_request_id,
+        )
+        try:
+            self.runtime.journal.admit(record)
+        except JournalProblem as problem:
+            log.error("nothing is served that cannot be metered: %s", problem)
+            raise Refusal(
+                503,
+                "Usage cannot be recorded right now, so nothing is served. Try again shortly.",
+                code="metering_unavailable",
+                retry_after=5,
+            ) from problem
+        self.admitted = True
+        self._price = price
+        self.count_as(key.organization_id, instance_id, model)
+
+    def count_as(self, organization_id: bytes, instance_id: bytes, model: str) -> None:
+        """Whose figures it is part of; the newest counts."""
+        series = metrics.series(organization_id, instance_id, model, self.call.endpoint)
+        if series is not self._series:
+            if self._series is not None:
+                self._series.withdraw()
+            self._series = series
+            series.begin()
+
+    def first_content(self, now: float) -> None:
+        self.first_at = now
+
+    def checkpoint(self, used: Usage) -> None:
+        try:
+            self.runtime.journal.checkpoint(Checkpoint(self.request_id, used))
+        except JournalProblem as problem:
+            log.error("a running usage was not written: %s", problem)  # FINAL will tell
+
+    def final(
+        self,
+        used: Usage,
+        source: UsageSource,
+        outcome: Outcome,
+        status: int,
+        finish: str,
+        then: Then | None,
+    ) -> None:
+        """Close the request's books; `then` runs when that is on disk, or nobody ever hears it."""
+        if self.ended:
+            return
+        self.ended = True
+        now = time.monotonic()
+        self.count(status, used, now)
+
+        def written(durable: bool) -> None:
+            if then is None or self.protocol.transport is None:
+                return
+            if durable:
+                then()
+            else:
+                log.error("an answer is held back, for its usage cannot be recorded")
+                self.protocol.cut()
+
+        if not self.admitted:
+            written(True)
+            return
+        record = Final(
+            self.request_id,
+            used,
+            source,
+            outcome,
+            status,
+            finish,
+            round((self.first_at - self.received) * 1e6) if self.first_at else -1,
+            round((now - self.received) * 1e6),
+        )
+        self.runtime.journal.final(record, written)
+
+    def count(self, status: int, used: Usage, now: float) -> None:
+        """Once, at the end: the figures, and what it takes of its limits."""
+        permits, self._permits = self._permits, ()
+        if permits:
+            tokens = used.prompt_tokens + used.completion_tokens
+            for permit in permits:
+                permit.leave(tokens, 0)
+        series, self._series = self._series, None
+        if series is not None:
+            ttft = self.first_at - self.received if self.first_at else -1.0
+            series.end(status, used, now - self.received, ttft)
+        else:
+            organization_id = NOBODY if self.key is None else self.key.organization_id
+            metrics.series(organization_id, NOBODY, "", self.call.endpoint).refuse(status)

@@ -1,0 +1,46 @@
+"""`/v1/models`: what an organization's key may name in `model=`. PURE."""
+
+from typing import Any, Protocol
+
+import msgspec
+
+from inference.gateway.errors import no_such_model
+from inference.gateway.router import allowed
+from inference.gateway.tables import Instance, Key, Route
+
+MAX_NAME = 64  # characters of a name that an error repeats
+
+
+class Tables(Protocol):
+    def of_organization(self, organization_id: bytes) -> list[Instance]: ...
+    def routes_of(self, organization_id: bytes) -> list[Route]: ...
+
+
+def answer(tables: Tables, key: Key, name: str) -> bytes:
+    """The list, or the one of that name. Raises Refusal."""
+    listed = {model["id"]: model for model in _models(tables, key)}
+    if not name:
+        data = [listed[id_] for id_ in sorted(listed)]
+        return msgspec.json.encode({"object": "list", "data": data})
+    if name not in listed:
+        raise no_such_model(name[:MAX_NAME])
+    return msgspec.json.encode(listed[name])
+
+
+def _models(tables: Tables, key: Key) -> list[dict[str, Any]]:
+    routes = [
+        _model(route.name, route.created_at.timestamp())
+        for route in tables.routes_of(key.organization_id)
+        if allowed(key, route.name)
+    ]
+    # An instance's name wins over a route's, here as for calls.
+    return routes + [
+        _model(instance.name, instance.created_at.timestamp())
+        | {"max_model_len": instance.replicas[0].context_length}
+        for instance in tables.of_organization(key.organization_id)
+        if instance.replicas and instance.wanted and allowed(key, instance.name)
+    ]
+
+
+def _model(name: str, created: float) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(created), "owned_by": "organization"}

@@ -1,0 +1,90 @@
+"""What goes out to a client: heads, whole answers, chunks of streams, errors in their shape."""
+
+from typing import TYPE_CHECKING
+
+from inference.gateway import cors, response
+from inference.gateway.errors import Refusal
+from inference.gateway.intake import Intake
+from inference.gateway.tables import Key
+
+if TYPE_CHECKING:
+    from inference.gateway.connection import GatewayProtocol
+
+
+class Output(Intake):
+    """One request with the means to answer it. The last byte calls `answered`."""
+
+    response_started = False
+    key: Key | None = None
+    served_by: bytes = b""  # the header line that names who answers
+    limits_told: bytes = b""  # header lines
+
+    def __init__(self, protocol: "GatewayProtocol") -> None:
+        super().__init__(protocol.runtime)
+        self.protocol = protocol
+
+    def write_whole(self, status: int, body: bytes, extra: bytes = b"") -> None:
+        head = self._head(status, response.JSON, len(body), extra)
+        # Who asked by HEAD would take a body for the beginning of the next answer.
+        self._write(head if self.method == b"HEAD" else head + body)
+        self.answered()
+
+    def write_refusal(self, refusal: Refusal) -> None:
+        self.write_whole(refusal.status, refusal.body(self.call.shape), refusal.lines())
+
+    def write_nothing(self, extra: bytes) -> None:
+        """204: an answer without a body."""
+        self._write(self._head(204, b"", None, extra))
+        self.answered()
+
+    def write_head(self, status: int, content_type: bytes) -> None:
+        """The head of a stream."""
+        self._write(self._head(status, content_type, None, b""))
+
+    def write_chunk(self, data: bytes) -> None:
+        self._write(data if self.http_minor == "1.0" else b"%x\r\n%b\r\n" % (len(data), data))
+
+    def write_last(self, data: bytes) -> None:
+        """The last bytes of a stream, and its end."""
+        if self.http_minor != "1.0":
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data = chunk + response.LAST_CHUNK
+        self._write(data)
+        self.answered()
+
+    def answered(self) -> None:
+        """Its last byte is written."""
+        raise NotImplementedError
+
+    def _head(self, status: int, content_type: bytes, length: int | None, extra: bytes) -> bytes:
+        self.response_started = True
+        extra += self.served_by + self.limits_told
+        if length is not None:
+            framing = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (content_type, length)
+        elif not content_type:
+            framing = b""
+        elif self.http_minor == "1.0":
+            framing = b"Content-Type: %b\r\n%b" % (content_type, response.UNTIL_CLOSE)
+            self.keep_alive = False
+        else:
+            framing = b"Content-Type: %b\r\n%b" % (content_type, response.CHUNKED)
+        if self.origin:
+            extra += cors.headers(self.origin, self.key, self.runtime.snapshot.origins)
+        if self.client_request_id:
+            extra += b"X-Client-Request-Id: %b\r\n" % self.client_request_id.encode()
+        if not self.keep_alive or self.protocol.last or self.runtime.draining:
+            extra += response.CLOSE
+        elif self.http_minor == "1.0":
+            extra += response.KEEP_ALIVE
+        return b"HTTP/1.1 %d %b\r\n%b%bX-Request-Id: %b\r\n%b\r\n" % (
+            status,
+            response.REASONS[status],
+            self.runtime.date,
+            framing,
+            self.shown_id,
+            extra,
+        )
+
+    def _write(self, data: bytes) -> None:
+        if self.protocol.transport is not None:
+            self.protocol.transport.write(data)
