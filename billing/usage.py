@@ -37,6 +37,7 @@ COLUMNS = (
     "duration_us",
     "admitted_at",
     "client_request_id",
+    "price_version_id",
 )
 _COLUMN_LIST = ", ".join(COLUMNS)
 _STAGING = "billing_usage_incoming"
@@ -73,6 +74,7 @@ def row(admit: Admit, final: Final) -> tuple[Any, ...]:
         final.duration_us,
         datetime.fromtimestamp(admit.admitted_at_us / 1_000_000, UTC),
         admit.client_request_id,
+        UUID(bytes=admit.price_version),
     )
 
 

@@ -53,6 +53,7 @@ class Admit(msgspec.Struct, array_like=True, tag="A"):
     stream: bool
     admitted_at_us: int
     client_request_id: str = ""
+    price_version: bytes = bytes(16)
 
 
 class Checkpoint(msgspec.Struct, array_like=True, tag="C"):

@@ -72,6 +72,9 @@ class ApiKey(models.Model):
     models_allowed = ArrayField(
         models.CharField(max_length=63), default=list, blank=True, verbose_name=_("models")
     )  # names of instances; empty: every instance of the organization
+    origins = ArrayField(
+        models.CharField(max_length=256), default=list, blank=True, verbose_name=_("websites")
+    )  # whose programs may call with it from a browser: "https://app.example", "*": any
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)

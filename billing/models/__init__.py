@@ -1,5 +1,7 @@
-"""What it costs: so far, the facts of consumption."""
+"""What it costs: prices, and the facts of consumption."""
 
+from billing.models.limit_grant import LimitGrant
+from billing.models.price import PriceBook, PriceVersion, Rate
 from billing.models.usage import UsageEvent
 
-__all__ = ["UsageEvent"]
+__all__ = ["LimitGrant", "PriceBook", "PriceVersion", "Rate", "UsageEvent"]

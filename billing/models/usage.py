@@ -1,4 +1,5 @@
 from typing import ClassVar
+from uuid import UUID
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -46,6 +47,7 @@ class UsageEvent(models.Model):
     duration_us = models.BigIntegerField()
     admitted_at = models.DateTimeField(_("time"))
     client_request_id = models.CharField(max_length=128, blank=True)
+    price_version_id = models.UUIDField(default=UUID(int=0))
 
     objects = TenantQuerySet.as_manager()
 

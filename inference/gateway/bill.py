@@ -59,6 +59,7 @@ class Bill(Output):
             stream,
             now_us(),
             self.client_request_id,
+            price.version_id,
         )
         try:
             self.runtime.journal.admit(record)

@@ -48,7 +48,7 @@ class GatewayRuntime:
     ) -> None:
         """Without `durable` nothing waits for the disk: for measuring what that costs."""
         self.loop = asyncio.get_running_loop()
-        self.snapshot = snapshot or Snapshot(env.database)
+        self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
         self.connections: set[GatewayProtocol] = set()

@@ -15,11 +15,25 @@ from uuid import UUID
 import psycopg
 
 from inference.engines import ENGINES
-from inference.gateway.tables import Instance, Key, Provider, Replica, Route
+from inference.gateway.tables import (
+    FREE,
+    Instance,
+    Key,
+    Limit,
+    Meter,
+    Price,
+    Provider,
+    Replica,
+    Route,
+    Target,
+    Window,
+)
+from portal.lib import crypto
 
 log = logging.getLogger(__name__)
 
 CHANNEL = "modelport_gateway"
+PROVIDER_SECRETS = "provider"  # what they are encrypted for
 FULL_RELOAD = 60.0  # seconds
 RECONNECT = 1.0  # seconds
 UNKNOWN_FOR = 1.0  # seconds for which a key that was not found is not looked up again
@@ -29,16 +43,44 @@ LOAD_TIMEOUT = 15.0  # seconds for a query; a database that takes longer is away
 MOST_UNKNOWN = 10_000
 
 _KEYS = """
-    SELECT id, organization_id, kind, models_allowed, expires_at, digest FROM accounts_apikey
-    WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    SELECT k.id, k.organization_id, k.kind, k.models_allowed, k.expires_at, k.digest, k.origins, (
+        SELECT m.id FROM accounts_membership m
+        WHERE m.organization_id = k.organization_id AND m.user_id = k.created_by_id
+    )
+    FROM accounts_apikey k
+    WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now())
 """
 _INSTANCES = """
-    SELECT id, organization_id, name, engine, settings, state, desired, created_at
+    SELECT id, organization_id, name, engine, settings, state, desired, created_at,
+        queue_size, queue_seconds
     FROM inference_instance WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
     SELECT id, instance_id, address, context_length FROM inference_replica
     WHERE state = 'ready' AND address <> ''
+"""
+_LIMITS = """
+    SELECT id, scope, meter, "window", amount,
+        COALESCE(instance_id, api_key_id, membership_id, organization_id)
+    FROM inference_limit ORDER BY id
+"""
+_ROUTES = """
+    SELECT id, organization_id, name, data_may_leave, created_at FROM inference_route
+"""
+_TARGETS = """
+    SELECT route_id, instance_id, provider_id, provider_model, tier, weight
+    FROM inference_routetarget ORDER BY tier, id
+"""
+_PROVIDERS = """
+    SELECT id, organization_id, name, base_url, encrypted FROM inference_provider
+"""
+# The newest prices of the house that hold for every model; others come with the billing.
+_PRICE = """
+    SELECT version_id, meter, nano FROM billing_rate WHERE version_id = (
+        SELECT v.id FROM billing_priceversion v JOIN billing_pricebook b ON b.id = v.book_id
+        WHERE v.model = '' AND b.organization_id IS NULL AND v.effective_at <= now()
+        ORDER BY v.effective_at DESC LIMIT 1
+    )
 """
 
 Row = tuple[Any, ...]
@@ -48,14 +90,17 @@ Connection = psycopg.AsyncConnection[Row]
 class Snapshot:
     """The tables. Read on the hot path by plain look-ups; written by `follow` alone."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, secret: str = "") -> None:
+        """`secret` is the installation's own, with which providers' are encrypted."""
         self._database = database
+        self._secret = secret
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self.instances_by_id: dict[bytes, Instance] = {}
         self.routes: dict[tuple[bytes, str], Route] = {}  # by organization and name
         self.providers: dict[bytes, Provider] = {}
         self.origins: set[str] = set()  # of browser programs, over all keys
+        self._limits: dict[bytes, tuple[Limit, ...]] = {}  # by the id of whose they are
         self._digests: dict[bytes, bytes] = {}  # key id → digest
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
@@ -97,9 +142,10 @@ class Snapshot:
             changed = -1
             while changed != self._keys_changed:  # it may be revoked while we read it
                 changed = self._keys_changed
-                rows = await _fetch(connection, _KEYS + " AND digest = %s", [digest])
+                rows = await _fetch(connection, _KEYS + " AND k.digest = %s", [digest])
         for row in rows:
             self._add_key(row)
+        self._gather_origins()
         if not rows:
             if len(self._unknown) >= MOST_UNKNOWN:
                 self._unknown.clear()
@@ -143,46 +189,81 @@ class Snapshot:
 
     async def _load(self, connection: Connection) -> None:
         keys = await _fetch(connection, _KEYS)
+        await self._load_rest(connection)
         self._keys_changed += 1
         self.keys.clear()
         self._digests.clear()
         for row in keys:
             self._add_key(row)
-        await self._load_instances(connection)
+        self._gather_origins()
 
     async def _take_in(self, connection: Connection, notices: list[str]) -> None:
         changed = {tuple(notice.split(":", 1)) for notice in notices if ":" in notice}
         ids = [id_ for table, id_ in changed if table == "accounts_apikey"]
         if ids:
-            rows = await _fetch(connection, _KEYS + " AND id = ANY(%s::uuid[])", [ids])
+            rows = await _fetch(connection, _KEYS + " AND k.id = ANY(%s::uuid[])", [ids])
             self._keys_changed += 1
             for id_ in ids:
                 self._forget_key(UUID(id_).bytes)
             for row in rows:
                 self._add_key(row)
+            self._gather_origins()
         if len(ids) < len(changed):
             # Few and small: read anew, so that an instance and its replicas never disagree.
-            await self._load_instances(connection)
+            await self._load_rest(connection)
+            for key in self.keys.values():
+                key.limits = self._limits_of(key)
 
-    async def _load_instances(self, connection: Connection) -> None:
+    async def _load_rest(self, connection: Connection) -> None:
+        """All but the keys."""
         instances = await _fetch(connection, _INSTANCES)
         replicas = await _fetch(connection, _REPLICAS)
+        limits = await _fetch(connection, _LIMITS)
+        routes = await _fetch(connection, _ROUTES)
+        targets = await _fetch(connection, _TARGETS)
+        providers = await _fetch(connection, _PROVIDERS)
+        price = _price(await _fetch(connection, _PRICE))
+        # No await from here on: nobody sees it half done.
+        self._limits = _limits(limits)
         made = {instance.id: instance for instance in map(_instance, instances)}
+        for instance in made.values():
+            instance.limits = self._limits.get(instance.id, ())
+            instance.price = price
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
             _add_replica(made, row, former)
         self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
+        self.routes = {(r.organization_id, r.name): r for r in _routes(routes, targets)}
+        self.providers = {
+            provider.id: provider
+            for row in providers
+            if (provider := _provider(row, self._secret, self.providers)) is not None
+        }
+
+    def _limits_of(self, key: Key) -> tuple[Limit, ...]:
+        limits = self._limits
+        return (
+            limits.get(key.id, ())
+            + limits.get(key.membership_id, ())
+            + limits.get(key.organization_id, ())
+        )
+
+    def _gather_origins(self) -> None:
+        self.origins = {origin for key in self.keys.values() for origin in key.origins}
 
     def _add_key(self, row: Row) -> None:
-        id_, organization, kind, models, expires, digest = row
+        id_, organization, kind, models, expires, digest, origins, membership = row
         key = Key(
             id_.bytes,
             organization.bytes,
             kind,
             frozenset(models),
             expires.timestamp() if expires else None,
+            origins=frozenset(origins),
+            membership_id=membership.bytes if membership else b"",
         )
+        key.limits = self._limits_of(key)
         self.keys[bytes(digest)] = key
         self._digests[key.id] = bytes(digest)
         self._unknown.pop(bytes(digest), None)
@@ -194,9 +275,19 @@ class Snapshot:
 
 
 def _instance(row: Row) -> Instance:
-    id_, organization, name, engine, settings, state, desired, created = row
-    offered, wanted = _endpoints(engine, settings), desired == "running"
-    return Instance(id_.bytes, organization.bytes, name, state, offered, created, wanted=wanted)
+    id_, organization, name, engine, settings, state, desired, created, size, seconds = row
+    return Instance(
+        id_.bytes,
+        organization.bytes,
+        name,
+        state,
+        _endpoints(engine, settings),
+        created,
+        engine,
+        wanted=desired == "running",
+        queue_size=size,
+        queue_seconds=seconds,
+    )
 
 
 def _add_replica(
@@ -218,6 +309,54 @@ def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
     known = ENGINES.get(engine)
     paths = known.endpoints(settings) if known else frozenset()
     return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+def _limits(rows: list[Row]) -> dict[bytes, tuple[Limit, ...]]:
+    """By the id of whose they are."""
+    limits: dict[bytes, tuple[Limit, ...]] = {}
+    for id_, scope, meter, window, amount, subject in rows:
+        limit = Limit(id_.bytes, scope, Meter(meter), Window(window), amount)
+        limits[subject.bytes] = (*limits.get(subject.bytes, ()), limit)
+    return limits
+
+
+def _routes(rows: list[Row], targets: list[Row]) -> list[Route]:
+    ways: dict[bytes, list[Target]] = {}
+    for route_id, instance_id, provider_id, model, tier, weight in targets:
+        target = Target(
+            instance_id.bytes if instance_id else None,
+            provider_id.bytes if provider_id else None,
+            model,
+            tier,
+            weight,
+        )
+        ways.setdefault(route_id.bytes, []).append(target)
+    return [
+        Route(id_.bytes, owner.bytes, name, leave, created, tuple(ways.get(id_.bytes, ())))
+        for id_, owner, name, leave, created in rows
+    ]
+
+
+def _provider(row: Row, secret: str, former: Mapping[bytes, Provider]) -> Provider | None:
+    """The provider with its secret in clear; None where that cannot be read."""
+    id_, organization, name, base_url, encrypted = row
+    try:
+        plain = crypto.decrypt(bytes(encrypted), key=secret, purpose=PROVIDER_SECRETS)
+    except crypto.UnreadableSecret:
+        log.error("the secret of provider %s cannot be read; enter it again", id_)
+        return None
+    known = former.get(id_.bytes)
+    if known is not None and (known.base_url, known.secret) == (base_url, plain):
+        known.name = name
+        return known  # it keeps its count of failures
+    return Provider(id_.bytes, organization.bytes, name, base_url, plain)
+
+
+def _price(rows: list[Row]) -> Price:
+    if not rows:
+        return FREE
+    rates = {meter: nano for _, meter, nano in rows}
+    return Price(rows[0][0].bytes, **rates)
 
 
 async def _fetch(connection: Connection, query: Any, parameters: Any = None) -> list[Row]:

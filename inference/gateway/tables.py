@@ -123,3 +123,4 @@ class Key:
     expires_at: float | None  # seconds since 1970-01-01 UTC
     limits: tuple[Limit, ...] = ()  # its own, its maker's and its organization's
     origins: frozenset[str] = frozenset()  # browser origins that may use it; "*": any
+    membership_id: bytes = b""  # of who made it

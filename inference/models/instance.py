@@ -2,7 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.validators import RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import IntegrityError, connection, models, transaction
 from django.db.models import F
 from django.urls import reverse
@@ -55,6 +55,18 @@ class Instance(models.Model):
     engine = models.CharField(_("engine"), max_length=32, default="vllm")
     settings = models.JSONField(default=dict, blank=True)  # the engine's typed settings
     gpu_count = models.PositiveSmallIntegerField(default=0)
+    queue_size = models.PositiveSmallIntegerField(
+        _("waiting line"),
+        default=0,
+        validators=[MaxValueValidator(10_000)],
+        help_text=_("Requests that wait for a turn where the instance is at its limit; 0: none."),
+    )
+    queue_seconds = models.PositiveSmallIntegerField(
+        _("longest wait"),
+        default=30,
+        validators=[MinValueValidator(1), MaxValueValidator(600)],
+        help_text=_("Seconds after which a waiting request is refused."),
+    )
 
     desired = models.CharField(
         max_length=16, choices=[(d.value, d.value) for d in Desired], default=Desired.RUNNING.value
@@ -198,6 +210,8 @@ class Instance(models.Model):
         others = Instance.objects.for_organization(self.organization).alive()
         if others.filter(name=self.name).exists():
             raise taken
+        if self.organization.routes.filter(name=self.name).exists():
+            raise ValidationError({"name": _("A route has this name already.")})
         try:
             with transaction.atomic():
                 self.save()

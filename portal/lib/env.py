@@ -44,6 +44,7 @@ class Environment:
     vllm_command: str  # empty: the installed environment's own launch command
     torch_cpu_index: str
     keep_engines: bool  # whether they go on running when `modelport up` ends
+    provider_hosts: frozenset[str]  # that may lie in a private network
 
     @property
     def run_dir(self) -> Path:
@@ -151,6 +152,10 @@ class Environment:
         return path.read_text()
 
 
+def _list(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())
+
+
 def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     value = environ.get(name, "").strip().lower()
     if not value:
@@ -186,7 +191,6 @@ def read(environ: Mapping[str, str]) -> Environment:
     public_url = _url(
         environ, "MODELPORT_URL", ("http", "https"), f"http://localhost:{port}"
     ).rstrip("/")
-    hosts = tuple(h.strip() for h in environ.get("ALLOWED_HOSTS", "").split(",") if h.strip())
     folders = tuple(
         Path(f).expanduser().resolve()
         for f in environ.get("MODELPORT_MODELS", "").split(os.pathsep)
@@ -203,7 +207,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         gateway_url=_url(
             environ, "MODELPORT_GATEWAY_URL", ("http", "https"), f"http://127.0.0.1:{port}"
         ).rstrip("/"),
-        allowed_hosts=hosts,
+        allowed_hosts=_list(environ, "ALLOWED_HOSTS"),
         email_url=_url(environ, "EMAIL_URL", MAIL_SCHEMES),
         hf_endpoint=_url(environ, "HF_ENDPOINT", ("http", "https"), "https://huggingface.co"),
         model_folders=folders,
@@ -212,6 +216,7 @@ def read(environ: Mapping[str, str]) -> Environment:
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
+        provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )
 
 

@@ -1,0 +1,66 @@
+from typing import ClassVar
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from accounts.models import Organization
+from portal.lib.ids import uuid7
+
+# The price of everything until an operator sets one.
+FREE_BOOK = "00000000-0000-7000-8000-000000000001"
+FREE_VERSION = "00000000-0000-7000-8000-000000000002"
+
+
+class PriceBook(models.Model):
+    """Prices in one currency: the house's own, or one organization's."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    name = models.CharField(_("name"), max_length=80)
+    currency = models.CharField(_("currency"), max_length=3)  # ISO 4217
+    organization = models.OneToOneField(
+        Organization, on_delete=models.PROTECT, null=True, blank=True, related_name="price_book"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PriceVersion(models.Model):
+    """What holds from a moment on. It never changes: usage rows name the one they fell under."""
+
+    id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
+    book = models.ForeignKey(PriceBook, on_delete=models.PROTECT, related_name="versions")
+    model = models.CharField(max_length=512, blank=True)  # model id; empty: every model
+    effective_at = models.DateTimeField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["-effective_at"]
+
+    def __str__(self) -> str:
+        return f"{self.book}, {self.effective_at:%Y-%m-%d}"
+
+
+class Rate(models.Model):
+    """Nano-units of the currency for a million tokens of one kind, or for one request."""
+
+    class Meter(models.TextChoices):
+        PROMPT = "prompt", _("Input tokens")
+        CACHED = "cached", _("Cached input tokens")
+        COMPLETION = "completion", _("Output tokens")
+        REASONING = "reasoning", _("Reasoning tokens")
+        REQUEST = "request", _("Requests")
+
+    version = models.ForeignKey(PriceVersion, on_delete=models.PROTECT, related_name="rates")
+    meter = models.CharField(max_length=16, choices=Meter)
+    nano = models.BigIntegerField()
+
+    class Meta:
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["version", "meter"], name="one_rate_per_meter"),
+            models.CheckConstraint(condition=models.Q(nano__gte=0), name="rate_is_not_negative"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.meter}: {self.nano}"
