@@ -19,6 +19,7 @@ from django.db import InterfaceError, OperationalError, connection
 
 from billing import usage
 from billing.usage_record import Admit, Checkpoint, Final, settle
+from inference import grants
 from inference.gateway import journal
 
 log = logging.getLogger(__name__)
@@ -156,11 +157,15 @@ def only_meter(folder: Path, stop: threading.Event) -> Iterator[bool]:
         yield False
 
 
-def run(stop: threading.Event, folder: Path) -> None:
-    """Ship until asked to stop, then once more, so that a clean stop leaves nothing behind."""
+def run(stop: threading.Event, folder: Path, socket: Path, database: str) -> None:
+    """Ship until asked to stop, then once more, so that a clean stop leaves nothing behind.
+
+    Beside it gateways are granted their leases of limits, over the socket.
+    """
     with only_meter(folder, stop) as mine:
         if not mine:
             return
+        granting = grants.in_thread(socket, database, stop)
         meter = Meter(folder)
         wait = INTERVAL
         prepared = False
@@ -178,5 +183,6 @@ def run(stop: threading.Event, folder: Path) -> None:
                 connection.close()
                 wait = min(wait * 2, LONGEST_WAIT)
             if stopping:
+                granting.join()
                 return
             stop.wait(wait)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from billing.pricing import cost
 from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
 from inference.gateway import metrics
 from inference.gateway.errors import Refusal
@@ -138,8 +139,9 @@ class Bill(Output):
         permits, self._permits = self._permits, ()
         if permits:
             tokens = used.prompt_tokens + used.completion_tokens
+            spend = cost(used, self._price) if self.admitted else 0
             for permit in permits:
-                permit.leave(tokens, 0)
+                permit.leave(tokens, spend)
         series, self._series = self._series, None
         if series is not None:
             ttft = self.first_at - self.received if self.first_at else -1.0

@@ -79,6 +79,8 @@ def body(
         kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if code == "insufficient_quota":
+        kind = code  # as OpenAI's users know it
     error = {"message": message, "type": kind, "param": param, "code": code}
     return msgspec.json.encode({"error": error})
 

@@ -17,6 +17,7 @@ from billing.usage_record import Outcome, UsageSource
 from inference.gateway import cors, errors, listing, response, router, usage
 from inference.gateway.bill import NOBODY, NOTHING, Bill
 from inference.gateway.errors import Refusal
+from inference.gateway.limits import Permit
 from inference.gateway.relay import BrokenStream, Relay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Choice
@@ -190,12 +191,59 @@ class Exchange(Bill):
 
     def _enter(self, choice: Choice) -> bool:
         """Whether the limits let it in, or will (`_waits`). Raises Refusal."""
-        key, instance = self.key, choice.instance
+        key, parsed, instance = self.key, self._parsed, choice.instance
         limits = instance.limits if instance is not None else ()
         if self._entered < 0 and key is not None:
             limits = key.limits + limits
+        if limits and parsed is not None and key is not None:
+            queue = None
+            if instance is not None and instance.queue_size:
+                queue = (instance.queue_size, instance.queue_seconds)
+            most = (parsed.most_tokens or 0) * parsed.n
+            try:
+                permit = self.runtime.limiter.enter(
+                    limits,
+                    key_id=key.id,
+                    tokens=parsed.prompt_size // BYTES_PER_TOKEN + most,
+                    queue=queue,
+                    ready=self._permitted,
+                )
+            except Refusal as refusal:
+                if self._other_way(refusal):
+                    return False
+                raise
+            if permit is None:
+                self._waits = True
+                return True
+            self._let_in(permit)
         self._entered = self._at
         return True
+
+    def _other_way(self, refusal: Refusal) -> bool:
+        """Whether an instance that is full leaves another way to go."""
+        return refusal.scope == "instance" and self._at + 1 < len(self._choices)
+
+    def _let_in(self, permit: Permit) -> None:
+        self._permits += (permit,)
+        self.limits_told += permit.headers()
+
+    def _permitted(self, outcome: Permit | Refusal) -> None:
+        """Called by the limiter for who had to wait."""
+        self._waits = False
+        try:
+            if isinstance(outcome, Permit):
+                self._let_in(outcome)
+                self._entered = self._at
+            elif self._other_way(outcome):
+                self._at += 1
+            else:
+                raise outcome
+            self._go()
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception:
+            log.exception("a request could not go on")
+            self._give_up()
 
     def _pick(self, choice: Choice) -> Replica | Provider | None:
         """Where this way leads to now; None where all of it has been tried."""
@@ -470,6 +518,8 @@ class Exchange(Bill):
         """Stop the engine at once; what it had told until then is the bill."""
         if self._task is not None:
             self._task.cancel()
+        if self._waits:
+            self.runtime.limiter.forget(self._permitted)
         self.take_body()
         self._hang_up()
         if self.ended:
@@ -496,6 +546,8 @@ class Exchange(Bill):
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with an error and no engine."""
+        if self._waits:
+            self.runtime.limiter.forget(self._permitted)
         self.take_body()
         self._release()
         if self.admitted:  # the way that was left has no room either

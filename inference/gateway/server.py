@@ -24,6 +24,7 @@ from inference.gateway.auth import Authenticator
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
 from inference.gateway.journal import Journal
+from inference.gateway.leases import Leases
 from inference.gateway.snapshot import Snapshot
 from inference.gateway.tables import Provider, Replica
 from inference.gateway.upstream import Pool
@@ -51,6 +52,8 @@ class GatewayRuntime:
         self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
+        self.leases = Leases(env.meter_socket, self.loop)
+        self.limiter = self.leases.limiter
         self.connections: set[GatewayProtocol] = set()
         self.draining = False
         self.buffered = 0  # bytes of requests' bodies in memory
@@ -62,6 +65,7 @@ class GatewayRuntime:
         """Load the tables; without a database it starts all the same, and knows nobody yet."""
         self._tasks = [
             self.loop.create_task(self.snapshot.follow()),
+            self.loop.create_task(self.leases.follow()),
             self.loop.create_task(self._look()),
         ]
         with suppress(TimeoutError):
@@ -111,6 +115,7 @@ class GatewayRuntime:
             for connection in list(self.connections):
                 connection.look(now)
             self._forget_pools()
+            self.limiter.forget_old()
 
     def _forget_pools(self) -> None:
         """Engines that are gone take their addresses along."""

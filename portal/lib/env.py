@@ -78,6 +78,10 @@ class Environment:
         return self.run_dir / "node.sock"
 
     @property
+    def meter_socket(self) -> Path:
+        return self.run_dir / "meter.sock"
+
+    @property
     def journal_dir(self) -> Path:
         return self.home / "journal"
 

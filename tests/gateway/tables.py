@@ -6,7 +6,7 @@ from typing import Any
 
 from accounts import keys
 from inference.gateway.snapshot import Snapshot
-from inference.gateway.tables import Instance, Key
+from inference.gateway.tables import Instance, Key, Limit, Meter, Window
 from portal.lib.ids import uuid7
 
 ACME, UMBRELLA = uuid7().bytes, uuid7().bytes
@@ -32,3 +32,8 @@ class StillSnapshot(Snapshot):
         fields = {"kind": "api", "models_allowed": frozenset(), "expires_at": None} | given
         self.keys[keys.digest(plain, pepper)] = Key(uuid7().bytes, organization, **fields)
         return plain
+
+
+def limit(amount: int, meter: str = "requests", window: str = "day", scope: str = "key") -> Limit:
+    """A limit of its own. A day, for a minute may end in the middle of a test."""
+    return Limit(uuid7().bytes, scope, Meter(meter), Window(window), amount)

@@ -9,6 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from django.conf import settings
 from django.db import OperationalError, connection
 
 from accounts.models import Organization
@@ -143,7 +144,7 @@ def test_a_stop_ships_what_is_left_first(
 
     def work() -> None:
         try:
-            run(stop, tmp_path)
+            run(stop, tmp_path, tmp_path / "meter.sock", settings.ENV.database)
         finally:
             connection.close()
 

@@ -6,7 +6,8 @@ from portal.lib.stopping import stop_on_signals
 
 
 class Command(BaseCommand):
-    help = "Ship this machine's usage journals into the database."
+    help = "Ship this machine's usage journals into the database, and grant gateways their limits."
 
     def handle(self, **options: object) -> None:
-        meter.run(stop_on_signals(), settings.ENV.journal_dir)
+        env = settings.ENV
+        meter.run(stop_on_signals(), env.journal_dir, env.meter_socket, env.database)

@@ -1,0 +1,482 @@
+"""Limits on what a request may use, enforced from local leases. PURE.
+
+A limit counts in fixed windows of UTC. Of each the process holds a lease: a slice that the meter of
+this machine has granted and that nobody else may use. A request enters when all its limits have
+room in their leases; where one has not, it waits for the meter's answer, or in the queue of its
+instance if that is all that is in the way, and is refused otherwise. Leases are renewed before they
+run out, so the usual request asks nobody.
+
+Requests and requests at a time are never let in beyond a limit. Tokens are set aside by an estimate
+and put right at the end; money is counted at the end: both may go beyond by what is under way.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from inference.gateway.errors import Refusal
+from inference.gateway.tables import Limit, Meter, Window
+
+METER_PATIENCE = 1.0  # seconds; then a process that hears nothing of the meter trusts itself
+LOW_WATER = 4  # a lease is renewed when less than one part in so many of it is left
+NEVER = float("inf")
+MINUTE, DAY = 60, 86_400
+
+Ready = Callable[["Permit | Refusal"], None]
+
+_METERS = {
+    Meter.REQUESTS: "requests",
+    Meter.TOKENS: "tokens",
+    Meter.CONCURRENT: "requests at a time",
+    Meter.SPEND: "spending",
+}
+
+
+def bounds(window: Window, now: float) -> tuple[int, float]:
+    """When the window of this moment began, and when it ends: seconds since 1970-01-01 UTC."""
+    if window is Window.MINUTE:
+        start = int(now) // MINUTE * MINUTE
+        return start, start + MINUTE
+    if window is Window.DAY:
+        start = int(now) // DAY * DAY
+        return start, start + DAY
+    if window is Window.MONTH:
+        first = datetime.fromtimestamp(now, UTC).replace(
+            day=1, hour=0, minute=0, second=0, microsecond=0
+        )
+        following = (first + timedelta(days=32)).replace(day=1)
+        return int(first.timestamp()), following.timestamp()
+    return 0, NEVER
+
+
+class Lease:
+    """This process's slice of one limit in its present window."""
+
+    __slots__ = (
+        "asked_at",
+        "denied",
+        "end",
+        "granted",
+        "left",
+        "limit",
+        "recalled",
+        "start",
+        "turns",
+        "unbacked",
+        "used",
+        "waiting",
+    )
+
+    def __init__(self, limit: Limit, now: float) -> None:
+        self.limit = limit
+        self.waiting: deque[Entry] = deque()
+        self.turns: dict[bytes, None] = {}  # keys that had theirs while others waited, in order
+        self.recalled = False  # others want it: what is free goes back at once
+        self.unbacked = 0  # used without the meter's word
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """The window of this moment, of which nothing is held yet."""
+        self.start, self.end = bounds(self.limit.window, now)
+        self.granted = self.used = 0
+        self.left = self.limit.amount  # that the meter has not granted to anybody
+        self.denied = False  # there is no more of it in this window
+        self.asked_at = 0.0  # 0: no answer is due
+
+    @property
+    def free(self) -> int:
+        return self.granted - self.used
+
+    def need(self, tokens: int) -> int:
+        return max(tokens, 1) if self.limit.meter is Meter.TOKENS else 1
+
+
+class Broker(Protocol):
+    """The way to the meter."""
+
+    def ask(self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False) -> None:
+        """Ask for `want` more, of which `beyond` were used already; `limiter.granted` answers.
+        With `wait` the meter answers when there is some."""
+
+    def give(self, lease: Lease, units: int) -> None:
+        """Hand back what is not used."""
+
+    def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+        """Call after that time; returns what cancels it."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since 1970-01-01 UTC."""
+        ...
+
+    @property
+    def processes(self) -> int:
+        """How many share this machine's limits."""
+        ...
+
+
+class Permit:
+    """A request that its limits have let in. `leave` must be called once."""
+
+    __slots__ = ("_limiter", "_starts", "leases", "tokens")
+
+    def __init__(self, limiter: "Limiter", leases: list[Lease], tokens: int) -> None:
+        self._limiter = limiter
+        self.leases = leases
+        self._starts = [lease.start for lease in leases]
+        self.tokens = tokens
+
+    def leave(self, tokens: int, spend: int) -> None:
+        """It has ended, and used so many tokens and nano-units."""
+        for lease, start in zip(self.leases, self._starts, strict=True):
+            meter = lease.limit.meter
+            if meter is Meter.CONCURRENT:
+                self._limiter._freed(lease)
+            elif meter is Meter.TOKENS and lease.start == start:
+                self._limiter._corrected(lease, tokens - max(self.tokens, 1))
+            elif meter is Meter.SPEND and spend:
+                self._limiter._corrected(lease, spend)
+
+    def headers(self) -> bytes:
+        """`x-ratelimit-*` as OpenAI sends them, of the tightest limit of each kind."""
+        return headers(self.leases, self._limiter.now())
+
+
+class Entry:
+    """A request that waits."""
+
+    __slots__ = ("cancel", "key_id", "leases", "queued", "ready", "tokens")
+
+    def __init__(self, leases: list[Lease], tokens: int, key_id: bytes, ready: Ready) -> None:
+        self.leases = leases
+        self.tokens = tokens
+        self.key_id = key_id
+        self.ready = ready
+        self.queued = False  # in the line of its instance
+        self.cancel: Callable[[], None] | None = None
+
+
+class Limiter:
+    """All leases of a process."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._leases: dict[bytes, Lease] = {}
+        self.now = broker.now
+
+    def enter(
+        self,
+        limits: tuple[Limit, ...],
+        *,
+        key_id: bytes,
+        tokens: int,
+        queue: tuple[int, int] | None,
+        ready: Ready,
+    ) -> Permit | None:
+        """Let a request in; or None, and `ready` is called later. Raises Refusal.
+
+        `tokens` is an estimate of what it will use. `queue` is how many may wait for a slot of the
+        instance, and for how many seconds.
+        """
+        now = self.now()
+        leases: list[Lease] = []
+        short = False
+        for limit in limits:
+            lease = self._leases.get(limit.id)
+            if lease is None:
+                lease = self._leases[limit.id] = Lease(limit, now)
+            elif lease.end <= now:
+                lease.begin(now)
+                if lease.waiting:
+                    self._ask(lease)
+            lease.limit = limit
+            leases.append(lease)
+            if lease.waiting or lease.granted - lease.used < lease.need(tokens):
+                short = True
+        if not short:
+            self._take(leases, tokens)
+            return Permit(self, leases, tokens)
+        for lease in leases:
+            if lease.limit.meter is Meter.TOKENS and tokens > lease.limit.amount:
+                raise _too_large(lease, tokens)
+            if lease.denied and lease.free < lease.need(tokens):
+                raise self._refusal(lease, leases)
+        self._wait(Entry(leases, tokens, key_id, ready), queue)
+        return None
+
+    def forget(self, ready: Ready) -> None:
+        """Whoever waited with this is gone."""
+        for lease in self._leases.values():
+            for entry in [entry for entry in lease.waiting if entry.ready == ready]:
+                self._remove(lease, entry)
+
+    # the meter's answers
+
+    def granted(self, limit_id: bytes, start: int, units: int, left: int) -> None:
+        """The meter grants so much; 0: there is no more. `left` is what nobody holds."""
+        lease = self._leases.get(limit_id)
+        if lease is None or lease.start != start:
+            return  # that window is over
+        lease.asked_at = 0.0
+        lease.granted += units
+        lease.left = left
+        lease.denied = units == 0
+        self._pump(lease)
+        if lease.limit.meter is Meter.CONCURRENT:
+            lease.denied = False  # a slot may be free at any time: the next one asks again
+
+    def recall(self, limit_id: bytes, start: int) -> None:
+        """Others are short of it: hand back what is free, and what becomes free."""
+        lease = self._leases.get(limit_id)
+        if lease is None or lease.start != start:
+            return
+        lease.recalled = lease.limit.meter is Meter.CONCURRENT
+        units = max(lease.free, 0)
+        lease.granted -= units
+        self._broker.give(lease, units)
+
+    def calm(self, limit_id: bytes) -> None:
+        """Nobody is short of it any more."""
+        lease = self._leases.get(limit_id)
+        if lease is not None:
+            lease.recalled = False
+
+    def held(self) -> list[Lease]:
+        """The leases that count: what a meter that has begun anew must know."""
+        now = self.now()
+        return [lease for lease in self._leases.values() if lease.granted and lease.end > now]
+
+    def ask_again(self) -> None:
+        """The meter has begun anew and knows of no question."""
+        for lease in self._leases.values():
+            lease.recalled = False
+            if lease.asked_at or lease.unbacked:
+                lease.asked_at = 0.0
+                self._ask(lease)
+
+    def forget_old(self) -> None:
+        """Called now and then: limits that nobody met for a window are forgotten."""
+        now = self.now()
+        for id_ in [i for i, lease in self._leases.items() if lease.end <= now]:
+            if not self._leases[id_].waiting:
+                del self._leases[id_]
+
+    # taking
+
+    def _take(self, leases: list[Lease], tokens: int) -> None:
+        for lease in leases:
+            if lease.limit.meter is not Meter.SPEND:
+                lease.used += lease.need(tokens)
+            if lease.granted - lease.used < lease.granted // LOW_WATER:
+                self._renew(lease)
+
+    def _renew(self, lease: Lease) -> None:
+        if not (lease.asked_at or lease.denied) and lease.limit.meter is not Meter.CONCURRENT:
+            self._ask(lease)
+
+    def _ask(self, lease: Lease, *, wait: bool = False) -> None:
+        """For what its waiting requests need, or a share of what is left."""
+        if lease.asked_at:
+            return
+        lease.asked_at = self.now()
+        needed = sum(lease.need(entry.tokens) for entry in lease.waiting)
+        share = lease.left // (4 * self._broker.processes)
+        if lease.limit.meter is Meter.CONCURRENT:
+            share = min(share, needed)
+        beyond, lease.unbacked = lease.unbacked, 0
+        want = max(needed - lease.free, share, 1) + beyond
+        self._broker.ask(lease, want, beyond=beyond, wait=wait)
+
+    def _freed(self, lease: Lease) -> None:
+        lease.used -= 1
+        if lease.recalled:
+            lease.granted -= 1
+            self._broker.give(lease, 1)
+        elif lease.waiting:
+            self._pump(lease)
+
+    def _corrected(self, lease: Lease, more: int) -> None:
+        lease.used += more
+        if lease.free < 0 and not lease.denied:
+            self._renew(lease)
+
+    # waiting
+
+    def _wait(self, entry: Entry, queue: tuple[int, int] | None) -> None:
+        """Raises Refusal."""
+        lease = self._short(entry)
+        if lease is None:  # it has room, but others are before it
+            lease = next(lease for lease in entry.leases if lease.waiting)
+        seconds = METER_PATIENCE
+        if queue is not None and _is_slot(lease):
+            size, seconds = queue
+            line = sum(other.queued for other in lease.waiting)
+            if line * self._broker.processes >= size:
+                raise self._refusal(lease, entry.leases)
+            entry.queued = True
+        lease.waiting.append(entry)
+        entry.cancel = self._broker.later(seconds, lambda: self._waited(lease, entry))
+        self._ask(lease, wait=entry.queued)
+
+    def _short(self, entry: Entry) -> Lease | None:
+        """The first of its limits that has no room for it; an instance's slots are looked at last,
+        so that nobody waits there who would be refused elsewhere."""
+        missing = [lease for lease in entry.leases if lease.free < lease.need(entry.tokens)]
+        return min(missing, key=_is_slot) if missing else None
+
+    def _pump(self, lease: Lease) -> None:
+        """Let in whoever waits and has room now; refuse those for whom there is no more."""
+        for entry in _in_turn(lease):
+            if entry not in lease.waiting:
+                continue  # who was let in before has ended it
+            short = self._short(entry)
+            if short is None:
+                self._remove(lease, entry)
+                lease.turns.pop(entry.key_id, None)
+                lease.turns[entry.key_id] = None
+                self._take(entry.leases, entry.tokens)
+                entry.ready(Permit(self, entry.leases, entry.tokens))
+            elif short is not lease:
+                self._move(lease, short, entry)
+            elif lease.denied and not entry.queued:
+                self._remove(lease, entry)
+                entry.ready(self._refusal(lease, entry.leases))
+        if lease.waiting:
+            self._ask(lease, wait=any(entry.queued for entry in lease.waiting))
+        else:
+            lease.turns.clear()
+
+    def _move(self, lease: Lease, other: Lease, entry: Entry) -> None:
+        lease.waiting.remove(entry)
+        if other.denied:
+            if entry.cancel is not None:
+                entry.cancel()
+            entry.ready(self._refusal(other, entry.leases))
+            return
+        other.waiting.append(entry)
+        self._ask(other, wait=entry.queued)
+
+    def _remove(self, lease: Lease, entry: Entry) -> None:
+        lease.waiting.remove(entry)
+        if entry.cancel is not None:
+            entry.cancel()
+
+    def _waited(self, lease: Lease, entry: Entry) -> None:
+        """Its time is over."""
+        now = self.now()
+        where = next((each for each in entry.leases if entry in each.waiting), None)
+        if where is None:
+            return
+        if where.end <= now:  # a new window has begun meanwhile
+            where.begin(now)
+            entry.cancel = self._broker.later(METER_PATIENCE, lambda: self._waited(where, entry))
+            self._ask(where)
+            return
+        silent = where.asked_at and now - where.asked_at >= METER_PATIENCE * 0.9
+        if entry.queued or not silent or where.used + where.need(entry.tokens) > where.limit.amount:
+            where.waiting.remove(entry)
+            entry.ready(self._refusal(where, entry.leases))
+            return
+        # The meter is away. Honest traffic goes on: this process holds the limit by itself.
+        missing = where.need(entry.tokens) - where.free
+        where.granted += missing
+        where.unbacked += missing
+        entry.cancel = self._broker.later(METER_PATIENCE, lambda: self._waited(where, entry))
+        self._pump(where)
+
+    def _refusal(self, lease: Lease, leases: list[Lease]) -> Refusal:
+        limit = lease.limit
+        wait = 1 if lease.end == NEVER else max(1, round(lease.end - self.now() + 0.5))
+        if limit.meter is Meter.SPEND:
+            return Refusal(
+                429,
+                f"The spending limit of this {_whose(limit)} is used up for this {limit.window}.",
+                code="insufficient_quota",
+                headers=b"X-Should-Retry: false\r\n",
+                scope=limit.scope,
+            )
+        per = "" if limit.window is Window.NOW else f" per {limit.window}"
+        return Refusal(
+            429,
+            f"Rate limit reached for this {_whose(limit)}: {limit.amount} {_METERS[limit.meter]}"
+            f"{per}. Try again in {wait} s.",
+            code="rate_limit_exceeded",
+            retry_after=wait,
+            headers=headers(leases, self.now()),
+            scope=limit.scope,
+        )
+
+
+def _too_large(lease: Lease, tokens: int) -> Refusal:
+    limit = lease.limit
+    return Refusal(
+        429,
+        f"The request may need {tokens} tokens, and the limit of this {_whose(limit)} is "
+        f"{limit.amount} per {limit.window}. Make it shorter, or ask for fewer tokens.",
+        code="rate_limit_exceeded",
+        headers=b"X-Should-Retry: false\r\n",
+        scope=limit.scope,
+    )
+
+
+def _whose(limit: Limit) -> str:
+    return "API key" if limit.scope == "key" else limit.scope
+
+
+def _is_slot(lease: Lease) -> bool:
+    return lease.limit.meter is Meter.CONCURRENT and lease.limit.scope == "instance"
+
+
+def _in_turn(lease: Lease) -> list[Entry]:
+    """Keys take turns; the requests of one key keep their order."""
+    lines: dict[bytes, deque[Entry]] = {}
+    for entry in lease.waiting:
+        lines.setdefault(entry.key_id, deque()).append(entry)
+    if len(lines) < 2:
+        return list(lease.waiting)
+    # Who had no turn yet comes first, then who had one longest ago.
+    order = [key_id for key_id in lines if key_id not in lease.turns]
+    order += [key_id for key_id in lease.turns if key_id in lines]
+    turns: list[Entry] = []
+    while order:
+        turns += [lines[key_id].popleft() for key_id in order]
+        order = [key_id for key_id in order if lines[key_id]]
+    return turns
+
+
+def headers(leases: list[Lease], now: float) -> bytes:
+    """https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers"""
+    lines = b""
+    for meter, name in ((Meter.REQUESTS, b"Requests"), (Meter.TOKENS, b"Tokens")):
+        tightest: Lease | None = None
+        least = 0
+        for lease in leases:
+            if lease.limit.meter is meter:
+                left = lease.left + lease.granted - lease.used
+                if tightest is None or left < least:
+                    tightest, least = lease, left
+        if tightest is not None:
+            lines += (
+                b"X-RateLimit-Limit-%b: %d\r\nX-RateLimit-Remaining-%b: %d\r\n"
+                b"X-RateLimit-Reset-%b: %b\r\n"
+                % (
+                    name,
+                    tightest.limit.amount,
+                    name,
+                    max(0, least),
+                    name,
+                    _duration(tightest.end - now),
+                )
+            )
+    return lines
+
+
+def _duration(seconds: float) -> bytes:
+    """As OpenAI writes it: `1s`, `6m0s`, `23h59m2s`."""
+    whole = max(1, round(seconds + 0.5))
+    hours, rest = divmod(whole, 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, rest)
+    return b"%dm%ds" % (minutes, rest) if minutes else b"%ds" % rest
