@@ -11,6 +11,8 @@ from typing import Literal, Protocol
 
 from inference.lifecycle import Stage
 
+KEPT = "/v1/responses/{id}"  # offered where the engine keeps its answers
+
 SettingValue = bool | int | float | str
 Variant = Literal["cpu", "cuda"]
 GIB = 1024**3

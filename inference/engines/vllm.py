@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from inference.engines.base import (
     GIB,
+    KEPT,
     Launch,
     Probe,
     Recipe,
@@ -96,6 +97,16 @@ class Vllm:
             choices=("generate", "pooling"),
         ),
         Setting(
+            name="keep_responses",
+            label=gettext_noop("Keep responses"),
+            help=gettext_noop(
+                "Answers of /v1/responses stay in the engine's memory until it stops, for programs "
+                "that ask for them again or have them made in the background."
+            ),
+            kind="bool",
+            default=False,
+        ),
+        Setting(
             name="max_num_seqs",
             label=gettext_noop("Requests at a time"),
             help=gettext_noop("How many requests are computed side by side; others wait."),
@@ -174,6 +185,8 @@ class Vllm:
             "VLLM_NO_USAGE_STATS": "1",
             "DO_NOT_TRACK": "1",
         }
+        if settings.get("keep_responses"):
+            env["VLLM_ENABLE_RESPONSES_API_STORE"] = "1"
         if launch.variant == "cpu":
             env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", _CPU_KV_GIB))
         else:
@@ -198,8 +211,16 @@ class Vllm:
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
-            return frozenset({"/v1/embeddings"})
-        return frozenset({"/v1/chat/completions", "/v1/completions"})
+            return frozenset({"/v1/embeddings", "/v1/rerank", "/v1/score"})
+        offered = {
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/v1/messages",
+            "/v1/messages/count_tokens",
+        }
+        kept = {KEPT} if settings.get("keep_responses") else set()
+        return frozenset(offered | kept)
 
     def stage(self, line: str) -> Stage | None:
         if "Application startup complete" in line or "Graph capturing" in line:

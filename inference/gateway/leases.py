@@ -100,7 +100,7 @@ class Leases:
         self._socket = socket
         self._loop = loop
         self._writer: asyncio.StreamWriter | None = None
-        self._told_away = False
+        self._told_away = True  # until it has been there once: it may start after us
         self.processes = 1
         self.now: Callable[[], float] = time.time
         self.limiter = Limiter(self)

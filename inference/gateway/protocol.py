@@ -10,13 +10,28 @@ tokenizer where its answer told none.
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable
 from random import random
 from typing import TYPE_CHECKING
 
-from billing.usage_record import Outcome, UsageSource
-from inference.gateway import cors, errors, listing, response, router, usage
-from inference.gateway.bill import NOBODY, NOTHING, Bill
+import msgspec
+
+from billing.usage_record import Outcome, Usage, UsageSource
+from inference.gateway import (
+    background,
+    cors,
+    errors,
+    events,
+    listing,
+    providers,
+    response,
+    router,
+    tokenizer,
+    usage,
+)
+from inference.gateway.bill import NOBODY, NOTHING, Bill, Then
 from inference.gateway.errors import Refusal
+from inference.gateway.events import EventRelay
 from inference.gateway.limits import Permit
 from inference.gateway.relay import BrokenStream, Relay
 from inference.gateway.request import Parsed, parse
@@ -61,7 +76,7 @@ class Exchange(Bill):
     _wire = b""
     _retried = False
 
-    _relay: Relay | None = None
+    _relay: Relay | EventRelay | None = None
     _engine_status = 0
     _retry_after = b""
     _answer: bytes | list[bytes] = b""
@@ -159,6 +174,8 @@ class Exchange(Bill):
         parsed = self._parsed = parse(endpoint, self.take_body())
         try:
             self._choices = router.plan(tables, key, parsed.model, endpoint, random)
+            if parsed.background or parsed.needs_kept:
+                self._choices = router.that_keep(self._choices)
         except Refusal as refusal:
             instance = tables.instances.get((key.organization_id, parsed.model))
             if instance is None or not router.allowed(key, parsed.model):
@@ -289,12 +306,15 @@ class Exchange(Bill):
                 b"" if self.method == b"GET" else b"Content-Length: 0\r\n",
             )
         if parsed.stream:
-            self._relay = Relay(
+            self._relay = events.of(self.call.endpoint) or Relay(
                 include_usage=parsed.include_usage,
                 continuous_usage=parsed.continuous_usage,
                 n=parsed.n,
                 several=parsed.several_prompts,
             )
+        if isinstance(where, Provider):
+            body = parsed.body_for(choice.model, provider=True)
+            return providers.request(where, self.call.path, self.shown_id, body)
         body = parsed.body_for(choice.model)
         return (
             b"POST /v1/%b HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
@@ -419,12 +439,36 @@ class Exchange(Bill):
             self._engine_refused(self._engine_status, body)
             return
         self.first_at = time.monotonic()
+        if self._parsed is not None and self._parsed.background:
+            self._answer_before_it_is_made(body)
+            return
         used, finish = usage.of_answer(body)
         source = UsageSource.ABSENT if used is None else UsageSource.ENGINE
         self._tail = body
         self.final(used or NOTHING, source, Outcome.COMPLETED, 200, finish, self._send_whole)
 
-    def _end_stream(self, relay: Relay) -> None:
+    def _answer_before_it_is_made(self, body: bytes) -> None:
+        """A response in the background: its books stay open until the engine has made it."""
+        instance = self._choices[self._at].instance
+        if instance is None or not instance.replicas:
+            self._fail(502, BROKE_OFF)
+            return
+        pool = self.runtime.pool(instance.replicas[0].address)
+        self.ended = True
+        self.runtime.later(self._follow(pool, body))
+        self.write_whole(200, body)
+
+    async def _follow(self, pool: "Pool", body: bytes) -> None:
+        try:
+            used, finish = await background.follow(pool, body, TOTAL_TIMEOUT)
+        except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
+            log.warning("what a response in the background used is not known: %s", error)
+            used, finish = None, ""
+        self.ended = False
+        source = UsageSource.ABSENT if used is None else UsageSource.ENGINE
+        self.final(used or NOTHING, source, Outcome.COMPLETED, 200, finish, None)
+
+    def _end_stream(self, relay: Relay | EventRelay) -> None:
         if not relay.done:
             self._cut_off(relay)
             return
@@ -444,9 +488,13 @@ class Exchange(Bill):
             self._at += 1  # another instance may have kept it
             self._go()
             return
-        if status == 401 or status not in response.REASONS or status < 400:
-            status = 502  # its quarrel is with us, not with the client
-        self._tail = errors.of_engine(status, body, self.call.shape)
+        provider = self._choices[self._at].provider
+        if provider is not None:
+            status, self._tail = providers.refusal(provider, status, body, self.call.shape)
+        else:
+            if status == 401 or status not in response.REASONS or status < 400:
+                status = 502  # its quarrel is with us, not with the client
+            self._tail = errors.of_engine(status, body, self.call.shape)
         self._engine_status = status
         outcome = Outcome.ENGINE_ERROR
         self.final(NOTHING, UsageSource.NONE, outcome, status, "", self._send_whole)
@@ -466,7 +514,7 @@ class Exchange(Bill):
         else:
             self._fail(502, BROKE_OFF)
 
-    def _cut_off(self, relay: Relay) -> None:
+    def _cut_off(self, relay: Relay | EventRelay) -> None:
         """The engine broke off in the middle; what it had told until then is the bill."""
         if not self.response_started:
             self._fail(502, BROKE_OFF)
@@ -474,10 +522,7 @@ class Exchange(Bill):
         self._blame()
         self._tail = errors.event(502, BROKE_OFF, code="engine_failed", shape=self.call.shape)
         self.keep_alive = False
-        used = relay.usage()
-        source = UsageSource.NONE if used is None else UsageSource.CHECKPOINT
-        outcome = Outcome.UPSTREAM_FAILED
-        self.final(used or NOTHING, source, outcome, 200, relay.finish, self._send_tail)
+        self._end_early(Outcome.UPSTREAM_FAILED, 200, self._send_tail)
 
     def _break(self, message: str, status: int = 502) -> None:
         """End it from our side because the engine does what no engine may."""
@@ -514,6 +559,40 @@ class Exchange(Bill):
         if self._upstream is not None:
             self._upstream.resume()
 
+    def _end_early(self, outcome: Outcome, status: int, then: Then | None) -> None:
+        """What the engine had told until then is the bill; else what its tokenizer counts."""
+        relay = self._relay
+        used = relay.usage() if relay else None
+        finish = relay.finish if relay else ""
+        if relay is not None and relay.delivered and self.admitted and self._parsed is not None:
+            choice = self._choices[self._at]
+            if choice.instance is not None and choice.instance.replicas:
+                pool = self.runtime.pool(choice.instance.replicas[0].address)
+                text = "".join(relay.delivered)
+                counting = tokenizer.count(pool, choice.model, self._parsed, used, text)
+                self.ended = True
+                self.runtime.later(self._count_first(counting, used, outcome, status, finish, then))
+                return
+        source = UsageSource.NONE if used is None else UsageSource.CHECKPOINT
+        self.final(used or NOTHING, source, outcome, status, finish, then)
+
+    async def _count_first(
+        self,
+        counting: Awaitable[Usage],
+        told: Usage | None,
+        outcome: Outcome,
+        status: int,
+        finish: str,
+        then: Then | None,
+    ) -> None:
+        try:
+            used, source = await counting, UsageSource.TOKENIZER
+        except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
+            log.warning("what was delivered could not be counted: %s", error)
+            used, source = told or NOTHING, UsageSource.ABSENT
+        self.ended = False
+        self.final(used, source, outcome, status, finish, then)
+
     def client_gone(self) -> None:
         """Stop the engine at once; what it had told until then is the bill."""
         if self._task is not None:
@@ -524,12 +603,7 @@ class Exchange(Bill):
         self._hang_up()
         if self.ended:
             return
-        relay = self._relay
-        used = relay.usage() if relay else None
-        source = UsageSource.NONE if used is None else UsageSource.CHECKPOINT
-        status = 200 if self.response_started else 499
-        finish = relay.finish if relay else ""
-        self.final(used or NOTHING, source, Outcome.CLIENT_GONE, status, finish, None)
+        self._end_early(Outcome.CLIENT_GONE, 200 if self.response_started else 499, None)
 
     def look(self, now: float) -> None:
         """Called each second while it is under way."""

@@ -19,6 +19,33 @@ class BrokenStream(Exception):
     """The engine's stream is no stream of events."""
 
 
+class Splitter:
+    """Gives out whole events; what has come of the next one is kept for the next time."""
+
+    def __init__(self) -> None:
+        self._carry: list[bytes] = []
+        self.carried = 0  # bytes
+
+    def feed(self, data: bytes) -> bytes:
+        """The events that are whole by now. Raises BrokenStream."""
+        if not self.carried and data[-2:] == b"\n\n":
+            return data
+        # The empty line itself may have been cut in two.
+        before = self._carry[-1][-1:] if self._carry else b""
+        end = (before + data).rfind(b"\n\n")
+        if end < 0:
+            self.carried += len(data)
+            if self.carried > MAX_EVENT:
+                raise BrokenStream
+            self._carry.append(data)
+            return b""
+        end += 2 - len(before)
+        whole = b"".join(self._carry) + data[:end]
+        self._carry = [data[end:]] if end < len(data) else []
+        self.carried = len(data) - end
+        return whole
+
+
 class Relay:
     """One stream. `feed` returns what the client gets of it now.
 
@@ -32,12 +59,12 @@ class Relay:
         self._include = include_usage
         self._continuous = include_usage and continuous_usage
         self._n = n
-        self._carry: list[bytes] = []
-        self._carried = 0
+        self._splitter = Splitter()
         self._newest = b""  # the usage told last, as it was told
         self._by_choice: dict[int, bytes] | None = {} if several or n > 1 else None
         self._total = b""  # the usage of all, told at the end
         self.tail = b""  # held back until the bill is on disk
+        self.delivered: list[str] = []  # text whose tokens nobody tells: here they are told
         self.finish = ""
         self.done = False  # the engine has said that it is over
         self.failed = False  # the engine has told of an error of its own
@@ -69,8 +96,8 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         """Raises BrokenStream."""
-        if self._carried or data[-2:] != b"\n\n":
-            data = self._whole_events(data)
+        if self._splitter.carried or data[-2:] != b"\n\n":
+            data = self._splitter.feed(data)
         elif self.content and self._by_choice is None and (plain := self._plain(data)):
             return plain
         if not data:
@@ -96,23 +123,6 @@ class Relay:
         if data.find(usage.FINISH) >= 0:
             self.finish = usage.finish_reason(data)
         return data if self._continuous else data[:at] + b"}\n\n"
-
-    def _whole_events(self, data: bytes) -> bytes:
-        """The events that are whole by now; the rest is kept for the next time."""
-        # The empty line itself may have been cut in two.
-        before = self._carry[-1][-1:] if self._carry else b""
-        end = (before + data).rfind(b"\n\n")
-        if end < 0:
-            self._carried += len(data)
-            if self._carried > MAX_EVENT:
-                raise BrokenStream
-            self._carry.append(data)
-            return b""
-        end += 2 - len(before)
-        whole = b"".join(self._carry) + data[:end]
-        self._carry = [data[end:]] if end < len(data) else []
-        self._carried = len(data) - end
-        return whole
 
     def _event(self, event: bytes) -> bytes:
         if event == DONE:

@@ -7,6 +7,7 @@ the very values that were checked, and what is not listed never arrives.
 
 import re
 import zlib
+from typing import Any
 
 import msgspec
 
@@ -89,12 +90,11 @@ class Parsed:
                 break
         return number
 
-    def forget(self) -> None:
-        """The engine has it; keep no copy."""
-        self._body = b""
-        self._fields = {}
-        self.said = ()
-        self.conversation = None
+    def members(self, *names: str) -> dict[str, Any]:
+        """These fields in full, as far as they were given."""
+        return {
+            name: msgspec.json.decode(self._fields[name]) for name in names if name in self._fields
+        }
 
 
 def _is_users(message: msgspec.Raw) -> bool:

@@ -19,6 +19,11 @@ FAILURES_TO_OPEN = 5  # in a row; then nobody is sent there for a while
 OPEN_SECONDS = 1.0  # the first time; doubled with each failed probe
 LONGEST_OPEN = 30.0
 LOAD_FACTOR = 1.25  # of the mean; how much busier the replica with the cache may be
+KEPT = "responses/{id}"  # among an instance's endpoints where it keeps its answers
+NOT_KEPT = (
+    "Answers are not kept, so they cannot be asked for later, be gone on from, or be made in the "
+    "background. Turn on 'Keep responses' in the settings of the instance."
+)
 PROVIDED = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 
 WORDS = {
@@ -156,11 +161,19 @@ def keepers(tables: Tables, key: Key) -> list[Choice]:
         for (organization_id, name), instance in tables.instances.items()
         if organization_id == key.organization_id
         and allowed(key, name)
-        and _unfit(instance, "responses") is None
+        and _unfit(instance, KEPT) is None
     ]
     if not ways:
-        raise Refusal(404, "No instance of yours keeps answers.", code="not_found")
+        raise Refusal(404, NOT_KEPT, code="responses_not_kept")
     return ways
+
+
+def that_keep(ways: list[Choice]) -> list[Choice]:
+    """The ways among these that keep their answers. Raises Refusal."""
+    keeping = [w for w in ways if w.instance is not None and KEPT in w.instance.endpoints]
+    if not keeping:
+        raise Refusal(400, NOT_KEPT, code="responses_not_kept")
+    return keeping
 
 
 def pick(instance: Instance, affinity: int | None, now: float, tried: Set[bytes]) -> Replica | None:

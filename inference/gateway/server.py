@@ -10,9 +10,11 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from inference.gateway import providers
 from inference.gateway.auth import Authenticator
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
@@ -58,8 +61,12 @@ class GatewayRuntime:
         self.draining = False
         self.buffered = 0  # bytes of requests' bodies in memory
         self.date = _date_header()
+        self.provider_hosts = env.provider_hosts
+        self.provider_tls: ssl.SSLContext | None = None  # None: the system's certificates
         self._pools: dict[str, Pool] = {}
+        self._provider_pools: dict[Provider, Pool] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._later: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Load the tables; without a database it starts all the same, and knows nobody yet."""
@@ -87,12 +94,19 @@ class GatewayRuntime:
                 connection.transport.abort()
         for _ in range(10):  # their connection_lost writes what they owe to the journal
             await asyncio.sleep(0)
+        await asyncio.gather(*self._later, return_exceptions=True)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for pool in self._pools.values():
+        for pool in (*self._pools.values(), *self._provider_pools.values()):
             pool.close()
         self.journal.close()
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this off the way of requests; a stop waits for it."""
+        task = self.loop.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     def pool(self, address: str) -> Pool:
         """The connections to this engine."""
@@ -103,9 +117,14 @@ class GatewayRuntime:
 
     def pool_of(self, where: Replica | Provider) -> Pool:
         """The connections to a replica, or to a provider."""
-        if isinstance(where, Provider):
-            raise NotImplementedError
-        return self.pool(where.address)
+        if not isinstance(where, Provider):
+            return self.pool(where.address)
+        # Another address or secret is another provider to the snapshot, and gets another pool.
+        pool = self._provider_pools.get(where)
+        if pool is None:
+            connect = providers.opener(where, self.provider_hosts, context=self.provider_tls)
+            pool = self._provider_pools[where] = Pool(where.base_url, self.loop, connect)
+        return pool
 
     async def _look(self) -> None:
         while True:
@@ -122,6 +141,8 @@ class GatewayRuntime:
         live = {r.address for i in self.snapshot.instances.values() for r in i.replicas}
         for address in self._pools.keys() - live:
             self._pools.pop(address).close()
+        for provider in self._provider_pools.keys() - set(self.snapshot.providers.values()):
+            self._provider_pools.pop(provider).close()
 
 
 class _Beside(GatewayProtocol):

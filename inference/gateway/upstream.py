@@ -338,3 +338,39 @@ async def _open(pool: Pool) -> Upstream:
             lambda: Upstream(pool), host.strip("[]"), int(port)
         )
     return upstream
+
+
+class _Whole:
+    """Hears one whole answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+        self._parts: list[bytes] = []
+        self._status = 0
+
+    def upstream_head(self, status: int, content_type: bytes, retry_after: bytes) -> None:
+        self._status = status
+
+    def upstream_body(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def upstream_complete(self) -> None:
+        if not self.answer.done():
+            self.answer.set_result((self._status, b"".join(self._parts)))
+
+    def upstream_lost(self, answered: bool) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(ConnectionError("the engine hung up"))
+
+
+async def ask(pool: Pool, request: bytes, seconds: float) -> tuple[int, bytes]:
+    """A request of our own: its status and body. Raises OSError, TimeoutError."""
+    upstream = pool.take() or await pool.open()
+    listener = _Whole(pool.loop)
+    upstream.send(listener, request)
+    try:
+        async with asyncio.timeout(seconds):
+            return await listener.answer
+    except TimeoutError:
+        upstream.abort()
+        raise

@@ -30,6 +30,14 @@ class _Usage(msgspec.Struct):
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
+    # responses and messages name them otherwise
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    # messages leave these out of their input_tokens
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -40,6 +48,8 @@ class _Choice(msgspec.Struct):
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     choices: list[_Choice] = []
+    status: str | None = None  # of a response
+    stop_reason: str | None = None  # of a message
 
 
 _usage = msgspec.json.Decoder(_Usage).decode
@@ -62,7 +72,8 @@ def of_answer(body: bytes) -> tuple[Usage | None, str]:
     except msgspec.DecodeError:
         return None, ""
     reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
-    return _counted(answer.usage), reasons[0][:24] if reasons else ""
+    reason = reasons[0] if reasons else answer.stop_reason or answer.status or ""
+    return _counted(answer.usage), reason[:24]
 
 
 def read(value: bytes) -> Usage | None:
@@ -83,8 +94,10 @@ def choice(event: bytes) -> int:
 
 
 def _counted(said: _Usage | None) -> Usage | None:
-    if said is None or said.prompt_tokens is None:
+    if said is None:
         return None
+    if said.prompt_tokens is None:
+        return _counted_otherwise(said)
     prompt, completion = max(0, said.prompt_tokens), max(0, said.completion_tokens or 0)
     inside, of = said.prompt_tokens_details, said.completion_tokens_details
     cached = (inside.cached_tokens if inside else 0) or 0
@@ -93,6 +106,30 @@ def _counted(said: _Usage | None) -> Usage | None:
     return Usage(
         prompt, completion, min(max(0, cached), prompt), min(max(0, reasoning), completion)
     )
+
+
+def _counted_otherwise(said: _Usage) -> Usage | None:
+    if said.input_tokens is None:
+        return None
+    read, made = said.cache_read_input_tokens or 0, said.cache_creation_input_tokens or 0
+    cached = (said.input_tokens_details.cached_tokens if said.input_tokens_details else 0) or read
+    of = said.output_tokens_details
+    return _counted(
+        _Usage(
+            said.input_tokens + max(0, read) + max(0, made),
+            said.output_tokens,
+            _Details(cached_tokens=cached),
+            _Details(reasoning_tokens=of.reasoning_tokens if of else 0),
+        )
+    )
+
+
+def counted(said: object) -> Usage | None:
+    """The usage in a member that was decoded already; None if it says nothing."""
+    try:
+        return _counted(msgspec.convert(said, _Usage | None))
+    except msgspec.ValidationError:
+        return None
 
 
 def find(event: bytes) -> Found | None:

@@ -41,6 +41,8 @@ from typing import Any
 
 import httptools
 
+from tests.fakes.wider import Wider
+
 Json = dict[str, Any]
 TOKEN = re.compile(r"\s*\S+|\s+")
 KNOBS = re.compile(r"\[\[fake ([^\]]*)\]\]")
@@ -110,10 +112,11 @@ class Request:
         return float(self.knobs.get(name, default))
 
 
-class Engine:
+class Engine(Wider):
     """The state of the process: what it serves, what it has counted."""
 
     def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__()
         self.options = options
         self.name = options.served_model_name or options.model
         self.limit = options.max_model_len
@@ -140,7 +143,9 @@ class Engine:
     async def answer(
         self, path: str, method: str, headers: Json, raw: bytes, reply: "Reply"
     ) -> None:
-        handler = self._routes().get((method, path))
+        handler = self._routes().get((method, path)) or self.wider_routes(
+            method, path, pooling=self.pooling
+        )
         if (
             path.startswith("/v1")
             and self.key
@@ -229,6 +234,13 @@ class Engine:
         last = _text(body["messages"][-1].get("content"))
         requests = [Request(body, last, tokenize(self._render(body)), self.limit)]
         await Generation(self, requests, headers, reply, chat=True).run()
+
+    def request_for(self, body: Json, messages: list[Json]) -> Request:
+        """The request that these messages make."""
+        prompt = tokenize(self._render({"messages": messages}))
+        return Request(body, _text(messages[-1].get("content")), prompt, self.limit)
+
+    bad = staticmethod(_bad)
 
     async def _completions(self, raw: bytes, headers: Json, reply: "Reply") -> None:
         body = self._body(raw)
@@ -599,8 +611,12 @@ class Reply(asyncio.Protocol):
     def event(self, body: Json) -> None:
         self._chunk(b"data: " + _dump(body) + b"\n\n")
 
-    def end_stream(self) -> None:
-        self._chunk(b"data: [DONE]\n\n")
+    def named(self, name: str, data: Json) -> None:
+        self._chunk(f"event: {name}\n".encode() + b"data: " + _dump(data) + b"\n\n")
+
+    def end_stream(self, last: bytes = b"data: [DONE]\n\n") -> None:
+        if last:
+            self._chunk(last)
         self.transport.write(b"0\r\n\r\n")
 
     async def drain(self) -> None:

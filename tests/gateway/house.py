@@ -48,6 +48,12 @@ class House:
         pepper = self.runtime.authenticator._pepper
         return self.snapshot.add_key(pepper, organization=organization, **given)
 
+    def stop_engine(self) -> None:
+        """Nobody listens any more."""
+        if self.engine_server is not None:
+            self.engine_server.close()
+        (self.home / "engine.sock").unlink()
+
     def add_replica(self, instance: Instance, path: str) -> Replica:
         replica = Replica(uuid7().bytes, instance.id, f"unix:{path}", 2048)
         instance.replicas.append(replica)

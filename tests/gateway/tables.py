@@ -6,11 +6,22 @@ from typing import Any
 
 from accounts import keys
 from inference.gateway.snapshot import Snapshot
-from inference.gateway.tables import Instance, Key, Limit, Meter, Window
+from inference.gateway.tables import (
+    Instance,
+    Key,
+    Limit,
+    Meter,
+    Provider,
+    Route,
+    Target,
+    Window,
+)
 from portal.lib.ids import uuid7
 
 ACME, UMBRELLA = uuid7().bytes, uuid7().bytes
-GENERATE = frozenset({"chat/completions", "completions"})
+GENERATE = frozenset(
+    {"chat/completions", "completions", "responses", "messages", "messages/count_tokens"}
+)
 
 
 class StillSnapshot(Snapshot):
@@ -25,12 +36,25 @@ class StillSnapshot(Snapshot):
         fields = {"state": "ready", "endpoints": GENERATE, "created_at": datetime.now(UTC)} | given
         instance = Instance(uuid7().bytes, organization, name, **fields)
         self.instances[organization, name] = instance
+        self.instances_by_id[instance.id] = instance
         return instance
+
+    def add_route(self, name: str, *targets: Target, **given: Any) -> Route:
+        fields = {"data_may_leave": False, "created_at": datetime.now(UTC)} | given
+        route = Route(uuid7().bytes, ACME, name, targets=targets, **fields)
+        self.routes[ACME, name] = route
+        return route
+
+    def add_provider(self, name: str, base_url: str) -> Provider:
+        provider = Provider(uuid7().bytes, ACME, name, base_url, "sk-theirs")
+        self.providers[provider.id] = provider
+        return provider
 
     def add_key(self, pepper: str, *, organization: bytes = ACME, **given: Any) -> str:
         plain = keys.generate()
         fields = {"kind": "api", "models_allowed": frozenset(), "expires_at": None} | given
         self.keys[keys.digest(plain, pepper)] = Key(uuid7().bytes, organization, **fields)
+        self._gather_origins()
         return plain
 
 

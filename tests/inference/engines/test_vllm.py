@@ -89,7 +89,7 @@ def test_embeddings_have_their_own_runner_endpoint_and_probe() -> None:
     settings = {"runner": "pooling"}
 
     assert pair(argv(settings=settings), "--convert") == "embed"
-    assert VLLM.endpoints(settings) == {"/v1/embeddings"}
+    assert VLLM.endpoints(settings) == {"/v1/embeddings", "/v1/rerank", "/v1/score"}
     assert VLLM.probe(launch(settings=settings)).path == "/v1/embeddings"
     assert "/v1/chat/completions" in VLLM.endpoints({})
 
