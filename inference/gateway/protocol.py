@@ -374,7 +374,8 @@ class Exchange(Bill):
     def upstream_head(self, status: int, content_type: bytes, retry_after: bytes) -> None:
         where = self._where
         if status == 503 and self._has_other_ways():
-            self._hang_up()
+            if self._upstream is not None:
+                self._upstream.abort()
             self._try_elsewhere(503, NO_ANSWER)
             return
         if where is not None:
