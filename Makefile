@@ -48,7 +48,7 @@ LOCK := -q --generate-hashes --allow-unsafe --strip-extras --no-header \
 .venv/.installed: .venv/bin/python requirements.txt pyproject.toml
 	@echo "Installing Modelport into .venv…"
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@PYTHONWARNINGS=ignore $(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt

@@ -7,7 +7,6 @@ whose output is no terminal says only that there is one, and `modelport up` show
 
 import email
 import email.policy
-import ipaddress
 import sys
 from collections.abc import Sequence
 from email.message import EmailMessage as ParsedMessage
@@ -17,13 +16,12 @@ from django.conf import settings
 from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.message import EmailMessage
 from django.http import Http404, HttpRequest, HttpResponse
-from django.http.request import split_domain_port
 from django.shortcuts import render
 
 from portal.lib.ids import uuid7
+from portal.lib.local import is_local
 
 KEPT = 50  # messages
-PROXY_HEADERS = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
 
 def folder() -> Path:
@@ -72,26 +70,9 @@ def page(request: HttpRequest) -> HttpResponse:
 def is_open_to(request: HttpRequest) -> bool:
     """Whether there is an outbox, and the request comes from a browser on this machine.
 
-    Behind a proxy everybody seems to come from here: https, which we do not speak ourselves, and
-    the headers that proxies add give one away. The host must be this machine's own name too, or
-    any website could give its name our address and read the page with its visitor's browser (DNS
-    rebinding).
+    https, which we do not speak ourselves, gives a proxy away.
     """
-    if not settings.LOCAL_OUTBOX or settings.SECURE_COOKIES:
-        return False
-    if any(header in request.META for header in PROXY_HEADERS):
-        return False
-    host, _ = split_domain_port(request.headers.get("host", ""))
-    return _is_loopback(request.META.get("REMOTE_ADDR", "")) and (
-        host == "localhost" or _is_loopback(host.strip("[]"))
-    )
-
-
-def _is_loopback(address: str) -> bool:
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
+    return settings.LOCAL_OUTBOX and not settings.SECURE_COOKIES and is_local(request)
 
 
 def _parsed(path: Path) -> dict[str, str]:

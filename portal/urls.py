@@ -1,10 +1,11 @@
 from django.urls import include, path
 
-from portal import health, outbox
+from portal import health, metrics, outbox
 
 urlpatterns = [
     path("healthz", health.healthz, name="healthz"),
     path("outbox/", outbox.page, name="outbox"),
+    path("metrics", metrics.page, name="metrics"),
     path("i18n/", include("django.conf.urls.i18n")),
     path("api/v1/", include("portal.api")),
     path("", include("portal.dashboard.urls")),

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from billing.pricing import cost
 from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
-from inference.gateway import metrics
+from inference.gateway import access, metrics
 from inference.gateway.errors import Refusal
 from inference.gateway.journal import JournalProblem, now_us
 from inference.gateway.output import Output
 from inference.gateway.tables import FREE, Key, Price
+from inference.gateway.tracing import Span
 
 if TYPE_CHECKING:
     from inference.gateway.limits import Permit
@@ -32,6 +34,7 @@ class Bill(Output):
     admitted = False  # there is an ADMIT
     ended = False  # its end is decided; the last bytes may still wait for the disk
 
+    span: Span | None = None
     _series: metrics.Series | None = None  # while it counts as under way
     _price: Price = FREE
     _permits: tuple["Permit", ...] = ()
@@ -134,6 +137,35 @@ class Bill(Output):
         )
         self.runtime.journal.final(record, written)
 
+    def _tell(self, status: int, used: Usage, now: float) -> None:
+        """The trace and the access log, where there are any."""
+        series, key, endpoint = self._series, self.key, self.call.endpoint
+        organization, instance, model = "", "", ""
+        if series is not None:
+            organization, instance, model, _ = series.figures.labels
+        if self.span is not None:
+            self.span.end(status, used, model, endpoint, instance)
+        if self.runtime.access is not None:
+            self.runtime.access.add(
+                access.Line(
+                    datetime.now(UTC),
+                    self.shown_id.decode(),
+                    status,
+                    endpoint,
+                    organization,
+                    key.id.hex() if key else "",
+                    model,
+                    instance,
+                    self.client_request_id,
+                    used.prompt_tokens,
+                    used.completion_tokens,
+                    used.cached_tokens,
+                    used.reasoning_tokens,
+                    round((self.first_at - self.received) * 1000, 1) if self.first_at else None,
+                    round((now - self.received) * 1000, 1),
+                )
+            )
+
     def count(self, status: int, used: Usage, now: float) -> None:
         """Once, at the end: the figures, and what it takes of its limits."""
         permits, self._permits = self._permits, ()
@@ -142,6 +174,8 @@ class Bill(Output):
             spend = cost(used, self._price) if self.admitted else 0
             for permit in permits:
                 permit.leave(tokens, spend)
+        if self.runtime.tells:
+            self._tell(status, used, now)
         series, self._series = self._series, None
         if series is not None:
             ttft = self.first_at - self.received if self.first_at else -1.0
@@ -149,3 +183,4 @@ class Bill(Output):
         else:
             organization_id = NOBODY if self.key is None else self.key.organization_id
             metrics.series(organization_id, NOBODY, "", self.call.endpoint).refuse(status)
+            metrics.BOOK.limited += status == 429

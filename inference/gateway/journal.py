@@ -172,6 +172,8 @@ class Journal:
         self._rotate_bytes = rotate_bytes
         self._writer = uuid7().hex
         self._sequence = -1
+        self.syncs = 0  # groups that reached the disk, and the seconds that this took
+        self.sync_seconds = 0.0
         self._open: dict[bytes, list[bytes]] = {}  # request id → its ADMIT, newest CHECKPOINT
         self._waiting: list[tuple[bytes, bytes, Done]] = []
         self._owed: list[tuple[bytes, bytes]] = []  # FINALs that the disk would not take
@@ -187,6 +189,11 @@ class Journal:
     @property
     def path(self) -> Path:
         return self._folder / f"{self._writer}-{self._sequence:06d}{SUFFIX}"
+
+    @property
+    def open_requests(self) -> int:
+        """ADMITs without their FINAL."""
+        return len(self._open)
 
     def admit(self, record: Admit) -> None:
         """Raises JournalProblem; the request must then be refused."""
@@ -297,9 +304,12 @@ class Journal:
 
     def _sync_group(self, fd: int, group: list[tuple[bytes, bytes, Done]]) -> None:
         """In the journal's thread."""
+        began = time.monotonic()
         try:
             self._sync(fd)
             ok = True
+            self.syncs += 1
+            self.sync_seconds += time.monotonic() - began
         except OSError:
             ok = False
         self._loop.call_soon_threadsafe(self._group_done, group, ok)

@@ -242,6 +242,11 @@ class Limiter:
         if lease is not None:
             lease.recalled = False
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their turn, or for the meter's answer."""
+        return sum(len(lease.waiting) for lease in self._leases.values())
+
     def held(self) -> list[Lease]:
         """The leases that count: what a meter that has begun anew must know."""
         now = self.now()

@@ -23,6 +23,7 @@ from inference.gateway import (
     errors,
     events,
     listing,
+    metrics,
     providers,
     response,
     router,
@@ -37,6 +38,7 @@ from inference.gateway.relay import BrokenStream, Relay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Choice
 from inference.gateway.tables import Instance, Key, Provider, Replica
+from inference.gateway.tracing import sound
 
 if TYPE_CHECKING:
     from inference.gateway.upstream import Pool, Upstream
@@ -128,6 +130,9 @@ class Exchange(Bill):
         """The request is here in full, and it is its turn."""
         self._begun = time.monotonic()
         self._deadline = self._begun + FIRST_BYTE_TIMEOUT
+        if self.runtime.tracer is not None:
+            parent = sound(self.traceparent)
+            self.span = self.runtime.tracer.begin(parent, self.shown_id, self.received)
         if not self.looking_up:
             self._proceed()
 
@@ -316,10 +321,13 @@ class Exchange(Bill):
             body = parsed.body_for(choice.model, provider=True)
             return providers.request(where, self.call.path, self.shown_id, body)
         body = parsed.body_for(choice.model)
+        trace = b""
+        if parent := self.span.header if self.span else sound(self.traceparent):
+            trace = b"Traceparent: %b\r\n" % parent
         return (
             b"POST /v1/%b HTTP/1.1\r\nHost: engine\r\nContent-Type: application/json\r\n"
-            b"X-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b"
-            % (self.call.path, self.shown_id, len(body), body)
+            b"X-Request-Id: %b\r\n%bContent-Length: %d\r\n\r\n%b"
+            % (self.call.path, self.shown_id, trace, len(body), body)
         )
 
     def _send(self, *, fresh: bool = False) -> None:
@@ -353,6 +361,7 @@ class Exchange(Bill):
         """Nothing has been said to the client yet: another replica may answer, or another way."""
         if self.ended:
             return
+        metrics.BOOK.retries += 1
         where = self._where
         self._release()
         if where is not None:

@@ -22,7 +22,8 @@ from typing import Any
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from inference.gateway import providers
+from inference.gateway import metrics, providers
+from inference.gateway.access import AccessLog
 from inference.gateway.auth import Authenticator
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
@@ -30,6 +31,7 @@ from inference.gateway.journal import Journal
 from inference.gateway.leases import Leases
 from inference.gateway.snapshot import Snapshot
 from inference.gateway.tables import Provider, Replica
+from inference.gateway.tracing import tracer
 from inference.gateway.upstream import Pool
 from portal.lib.env import Environment
 from portal.lib.processes import die_with_parent
@@ -52,6 +54,8 @@ class GatewayRuntime:
     ) -> None:
         """Without `durable` nothing waits for the disk: for measuring what that costs."""
         self.loop = asyncio.get_running_loop()
+        self._env = env
+        self._telling: asyncio.Server | None = None
         self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
@@ -60,6 +64,9 @@ class GatewayRuntime:
         self.connections: set[GatewayProtocol] = set()
         self.draining = False
         self.buffered = 0  # bytes of requests' bodies in memory
+        self.access = AccessLog(env.access_log) if env.access_log else None
+        self.tracer = tracer(os.environ)
+        self.tells = self.access is not None or self.tracer is not None
         self.date = _date_header()
         self.provider_hosts = env.provider_hosts
         self.provider_tls: ssl.SSLContext | None = None  # None: the system's certificates
@@ -70,6 +77,12 @@ class GatewayRuntime:
 
     async def start(self) -> None:
         """Load the tables; without a database it starts all the same, and knows nobody yet."""
+        self._env.make_run_dir()
+        folder = self._env.run_dir / metrics.FOLDER
+        folder.mkdir(mode=0o700, exist_ok=True)
+        self._told_at = metrics.socket_of(folder, os.getpid())
+        self._told_at.unlink(missing_ok=True)
+        self._telling = await asyncio.start_unix_server(self._tell, path=str(self._told_at))
         self._tasks = [
             self.loop.create_task(self.snapshot.follow()),
             self.loop.create_task(self.leases.follow()),
@@ -101,6 +114,35 @@ class GatewayRuntime:
         for pool in (*self._pools.values(), *self._provider_pools.values()):
             pool.close()
         self.journal.close()
+        if self.access is not None:
+            self.access.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
+        if self._telling is not None:
+            self._telling.close()
+            self._told_at.unlink(missing_ok=True)
+
+    async def _tell(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Tell whoever is scraped what this process counts."""
+        asked: list[Replica | Provider] = list(self.snapshot.providers.values())
+        for instance in self.snapshot.instances.values():
+            asked += instance.replicas
+        now = time.monotonic()
+        await metrics.tell(
+            reader,
+            writer,
+            {
+                "journal_syncs": self.journal.syncs,
+                "journal_sync_seconds": self.journal.sync_seconds,
+            },
+            {
+                "connections": len(self.connections),
+                "open_requests": self.journal.open_requests,
+                "waiting": self.limiter.waiting,
+                "open_breakers": sum(where.open_until > now for where in asked),
+                "snapshot_age_seconds": now - self.snapshot.loaded_at,
+            },
+        )
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this off the way of requests; a stop waits for it."""
@@ -135,6 +177,9 @@ class GatewayRuntime:
                 connection.look(now)
             self._forget_pools()
             self.limiter.forget_old()
+            metrics.BOOK.forget(self.snapshot.instances_by_id)
+            if self.access is not None:
+                self.access.write()
 
     def _forget_pools(self) -> None:
         """Engines that are gone take their addresses along."""

@@ -107,6 +107,7 @@ class Snapshot:
         self._looking = 0
         self._keys_changed = 0
         self.loaded = asyncio.Event()
+        self.loaded_at = time.monotonic()  # the newest full look
 
     def key(self, digest: bytes) -> Key | None:
         """The key of this digest, unless it has expired."""
@@ -180,6 +181,7 @@ class Snapshot:
             async with asyncio.timeout(LOAD_TIMEOUT):
                 await self._load(connection)
             self.loaded.set()
+            self.loaded_at = time.monotonic()
             until = time.monotonic() + FULL_RELOAD
             while (left := until - time.monotonic()) > 0:
                 # Taken in first: the connection can ask nothing while it listens.

@@ -45,6 +45,8 @@ class Environment:
     torch_cpu_index: str
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
+    metrics_token: str  # empty: /metrics answers programs on this machine
+    access_log: str  # a path, "-" for standard output, empty for none
 
     @property
     def run_dir(self) -> Path:
@@ -220,6 +222,8 @@ def read(environ: Mapping[str, str]) -> Environment:
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
+        metrics_token=environ.get("METRICS_TOKEN", "").strip(),
+        access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )
 
