@@ -44,7 +44,39 @@ class StyledForm(forms.Form):
                 widget.attrs.setdefault("class", "input")
 
 
-class KeyForm(StyledForm):
+class LinesField(forms.CharField):
+    """Several values, one in each line."""
+
+    widget = forms.Textarea
+
+    def to_python(self, value: Any) -> Any:
+        """The lines that say something."""
+        lines = (super().to_python(value) or "").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+
+    def prepare_value(self, value: Any) -> Any:
+        """What was typed, or what is kept."""
+        return "\n".join(value) if isinstance(value, list) else value
+
+
+class OriginsForm(StyledForm):
+    """The websites whose programs may call with a key."""
+
+    origins = LinesField(
+        label=_("Websites"),
+        required=False,
+        max_length=6_000,
+        help_text=_(
+            "One in each line, like https://app.example; * is any. Only programs of these websites "
+            "may call with the key from a browser. A key in a website is no secret: give it limits."
+        ),
+        widget=forms.Textarea(
+            attrs={"class": "textarea font-mono text-xs", "rows": 2, "spellcheck": "false"}
+        ),
+    )
+
+
+class KeyForm(OriginsForm):
     """A new key. `asked` is the id that it will have, so that a double click makes one key."""
 
     name = forms.CharField(
@@ -66,6 +98,7 @@ class KeyForm(StyledForm):
         help_text=_("With none chosen, the key calls every model, later ones too."),
     )
     asked = forms.CharField(widget=forms.HiddenInput)
+    field_order = ("name", "kind", "expires", "models_allowed", "origins")
 
     def __init__(self, *args: Any, membership: Membership, **kwargs: Any) -> None:
         kwargs.setdefault("initial", {}).setdefault("asked", signing.dumps(str(uuid7())))
@@ -91,6 +124,7 @@ class KeyForm(StyledForm):
             "kind": data.get("kind", ApiKey.Kind.API),
             "models_allowed": data["models_allowed"],
             "expires_at": self._expires_at(),
+            "origins": data["origins"],
             "id": data["asked"],
         }
 

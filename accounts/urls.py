@@ -5,6 +5,7 @@ from accounts.views import keys, members, organizations
 tenant = [
     path("keys/", keys.index, name="keys"),
     path("keys/new/", keys.create, name="key-create"),
+    path("keys/<uuid:key_id>/", keys.show, name="key"),
     path("keys/<uuid:key_id>/revoke/", keys.revoke, name="key-revoke"),
     path("keys/<uuid:key_id>/rotate/", keys.rotate, name="key-rotate"),
     path("members/", members.index, name="members"),

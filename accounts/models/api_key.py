@@ -10,7 +10,7 @@ from django.db import IntegrityError, models, transaction
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts import keys
+from accounts import keys, origins
 from accounts.models.membership import Membership
 from accounts.models.organization import Organization
 from accounts.models.user import User
@@ -22,6 +22,7 @@ from portal.lib.ids import uuid7
 PLAYGROUND_LIFETIME = timedelta(hours=1)
 EXPIRY_MARGIN = timedelta(minutes=5)  # a playground key is renewed this long before its end
 LAST_USED_STEP = timedelta(minutes=1)  # "last used" is written at most this often
+MOST_ORIGINS = 20
 
 
 class ApiKeyQuerySet(TenantQuerySet):
@@ -71,7 +72,7 @@ class ApiKey(models.Model):
     pepper_version = models.SmallIntegerField(default=keys.PEPPER_VERSION)
     models_allowed = ArrayField(
         models.CharField(max_length=63), default=list, blank=True, verbose_name=_("models")
-    )  # names of instances; empty: every instance of the organization
+    )  # names of instances and routes; empty: all of the organization
     origins = ArrayField(
         models.CharField(max_length=256), default=list, blank=True, verbose_name=_("websites")
     )  # whose programs may call with it from a browser: "https://app.example", "*": any
@@ -120,6 +121,7 @@ class ApiKey(models.Model):
         kind: str = Kind.API,
         models_allowed: Iterable[str] = (),
         expires_at: datetime | None = None,
+        origins: Iterable[str] = (),
         id: UUID | None = None,
     ) -> tuple["ApiKey", str]:
         """Make a key: (what we keep, the key itself, which nobody can ever read again).
@@ -133,6 +135,10 @@ class ApiKey(models.Model):
         problems |= _models_problem(organization, allowed)
         key, plain = cls._made(organization, by, name.strip(), kind, allowed, expires_at)
         key.id = id or key.id
+        try:
+            key.origins = _checked_origins(kind, origins)
+        except ValidationError as error:
+            problems |= error.error_dict
         try:
             key.clean_fields(exclude=["revoked_by", "rotated_from"])
         except ValidationError as error:
@@ -201,10 +207,22 @@ class ApiKey(models.Model):
                 old.organization, by, old.name, old.kind, old.models_allowed, old.expires_at
             )
             new.rotated_from = old
+            new.origins = old.origins
             new.save(force_insert=True)
+            new._take_limits(old)
             old._end_after(overlap, by)
         self.refresh_from_db(fields=["expires_at", "revoked_at", "revoked_by"])
         return new, plain
+
+    def allow_origins(self, origins: Iterable[str]) -> None:
+        """Let programs of these websites, and no others, call with it from a browser.
+
+        Raises ValidationError, or Conflict if the key has ended.
+        """
+        checked = _checked_origins(self.kind, origins)
+        if not ApiKey.objects.usable().filter(id=self.id).update(origins=checked):
+            raise Conflict(_("This key has ended."))
+        self.origins = checked
 
     @classmethod
     def _made(
@@ -238,6 +256,13 @@ class ApiKey(models.Model):
         else:
             self.expires_at = min(self.expires_at or now + overlap, now + overlap)
         self.save(update_fields=["expires_at", "revoked_at", "revoked_by"])
+
+    def _take_limits(self, old: "ApiKey") -> None:
+        """Nobody gets rid of a limit by changing keys."""
+        # `limits` is the other end of a relation that the inference app declares.
+        for limit in old.limits.all():
+            limit.pk, limit.api_key, limit._state.adding = uuid7(), self, True
+            limit.save(force_insert=True)
 
     def _touch(self) -> None:
         now = timezone.now()
@@ -276,8 +301,29 @@ def _models_problem(organization: Organization, names: list[str]) -> dict[str, V
     if not unknown:
         return {}
     problem = ValidationError(
-        _("There is no instance named %(names)s in this organization."),
+        _("There is no instance or route named %(names)s in this organization."),
         code="unknown_model",
         params={"names": ", ".join(unknown)},
     )
     return {"models_allowed": problem}
+
+
+def _checked_origins(kind: str, given: Iterable[str]) -> list[str]:
+    """As browsers write them. Raises ValidationError."""
+    wanted = [text for text in given if text.strip()]
+    found = [origins.normal(text) for text in wanted]
+    wrong = [text for text, origin in zip(wanted, found, strict=True) if origin is None]
+    if wrong:
+        problem = ValidationError(
+            _("Write each website like https://app.example, without a path: %(wrong)s"),
+            code="origin",
+            params={"wrong": ", ".join(wrong)},
+        )
+    elif found and kind != ApiKey.Kind.API:
+        problem = ValidationError(_("Only API keys can be used in a browser."), code="origin")
+    elif len(found) > MOST_ORIGINS:
+        most = {"most": MOST_ORIGINS}
+        problem = ValidationError(_("At most %(most)d websites."), code="origin", params=most)
+    else:
+        return sorted({origin for origin in found if origin})
+    raise ValidationError({"origins": problem})

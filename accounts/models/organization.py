@@ -82,6 +82,7 @@ class Organization(models.Model):
         self.save(update_fields=["name"])
 
     def model_names(self) -> set[str]:
-        """What its members may write as `model=`: the names of its instances."""
-        # `instances` is the other end of a relation that the inference app declares.
-        return set(self.instances.filter(deleted_at=None).values_list("name", flat=True))
+        """What its members may write as `model=`: the names of its instances and routes."""
+        # Both are the other end of a relation that the inference app declares.
+        instances = self.instances.filter(deleted_at=None).values_list("name", flat=True)
+        return {*instances, *self.routes.values_list("name", flat=True)}

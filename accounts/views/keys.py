@@ -7,6 +7,7 @@ from uuid import UUID
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import ValidationError
+from django.forms import Form
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -14,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from accounts.forms import KeyForm, RotateForm
+from accounts.forms import KeyForm, OriginsForm, RotateForm
 from accounts.models import ApiKey
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
@@ -52,7 +53,7 @@ def create(request: TenantRequest) -> HttpResponse:
         try:
             key, plain = ApiKey.issue(request.organization, request.user, **form.wanted())
         except ValidationError as error:
-            form.add_error(None, error)
+            _show(error, form)
         except Conflict as error:
             messages.error(request, str(error))
             return redirect("keys", request.organization.slug)
@@ -60,6 +61,26 @@ def create(request: TenantRequest) -> HttpResponse:
             return _told_once(request, key, plain)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     return render(request, "accounts/key_create.html", {"form": form}, status=status)
+
+
+@requires(Permission.USE)
+def show(request: TenantRequest, key_id: UUID) -> HttpResponse:
+    """One key: what it may call, and from which websites, which can be changed."""
+    key = _fetch(request, key_id)
+    form = OriginsForm(request.POST or None, initial={"origins": key.origins})
+    if request.method == "POST" and form.is_valid():
+        try:
+            key.allow_origins(form.cleaned_data["origins"])
+        except ValidationError as error:
+            _show(error, form)
+        except Conflict as error:
+            messages.error(request, str(error))
+            return redirect("key", request.organization.slug, key.id)
+        else:
+            messages.success(request, _("Saved. It holds within a second."))
+            return redirect("key", request.organization.slug, key.id)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
+    return render(request, "accounts/key.html", {"key": key, "form": form}, status=status)
 
 
 @requires(Permission.USE)
@@ -88,6 +109,12 @@ def rotate(request: TenantRequest, key_id: UUID) -> HttpResponse:
         return _told_once(request, new, plain)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
     return render(request, "accounts/key_rotate.html", {"key": key, "form": form}, status=status)
+
+
+def _show(error: ValidationError, form: Form) -> None:
+    """What the model refused, beside the field that it is about."""
+    for name, problems in error.error_dict.items():
+        form.add_error(name if name in form.fields else None, problems)
 
 
 def _fetch(request: TenantRequest, key_id: UUID) -> ApiKey:

@@ -1,6 +1,7 @@
 from typing import ClassVar
 
 from django.db import models
+from django.db.models import Q
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
@@ -9,6 +10,7 @@ from portal.lib.ids import uuid7
 # The price of everything until an operator sets one.
 FREE_BOOK = "00000000-0000-7000-8000-000000000001"
 FREE_VERSION = "00000000-0000-7000-8000-000000000002"
+NANO = 10**9  # of them make one unit of a currency
 
 
 class PriceBook(models.Model):
@@ -24,6 +26,13 @@ class PriceBook(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @classmethod
+    def of(cls, organization: Organization) -> "PriceBook":
+        """The book that its usage is priced by: its own, or the house's newest."""
+        own_first = models.F("organization").asc(nulls_last=True)
+        books = cls.objects.filter(Q(organization=organization) | Q(organization=None))
+        return books.order_by(own_first, "-created_at")[0]
 
 
 class PriceVersion(models.Model):
@@ -59,7 +68,7 @@ class Rate(models.Model):
     class Meta:
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["version", "meter"], name="one_rate_per_meter"),
-            models.CheckConstraint(condition=models.Q(nano__gte=0), name="rate_is_not_negative"),
+            models.CheckConstraint(condition=Q(nano__gte=0), name="rate_is_not_negative"),
         ]
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
-from django.db import IntegrityError, connection, models, transaction
+from django.db import connection, models, transaction
 from django.db.models import F
 from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
@@ -133,6 +133,8 @@ class Instance(models.Model):
         engine: str = "vllm",
         settings: Mapping[str, object] | None = None,
         gpu_count: int = 0,
+        queue_size: int = 0,
+        queue_seconds: int = 30,
     ) -> "Instance":
         """Ask for a new instance. Raises ValidationError, its messages by field."""
         instance = cls(
@@ -144,6 +146,8 @@ class Instance(models.Model):
             engine=engine,
             settings=checked_settings(engine, settings or {}),
             gpu_count=gpu_count,
+            queue_size=queue_size,
+            queue_seconds=queue_seconds,
             created_by=by,
         )
         instance.full_clean(exclude=["created_by"], validate_constraints=False)
@@ -193,6 +197,13 @@ class Instance(models.Model):
             by,
         )
 
+    def set_queue(self, size: int, seconds: int) -> None:
+        """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
+        self.queue_size, self.queue_seconds = size, seconds
+        fields = ["queue_size", "queue_seconds"]
+        self.clean_fields(exclude={field.name for field in self._meta.fields} - set(fields))
+        self.save(update_fields=fields)
+
     def note(self, reason: str, message: str, *, by: User | None = None, code: str = "") -> None:
         """Write down that something happened; `code` is a provisioner's reason."""
         self.events.create(
@@ -206,17 +217,13 @@ class Instance(models.Model):
 
     def _take_name(self) -> None:
         """Save it as a new one. Raises ValidationError where the name is taken."""
-        taken = ValidationError({"name": _("An instance with this name exists already.")})
+        Organization.objects.lock(self.organization_id)  # a route may be about to take it
         others = Instance.objects.for_organization(self.organization).alive()
         if others.filter(name=self.name).exists():
-            raise taken
+            raise ValidationError({"name": _("An instance with this name exists already.")})
         if self.organization.routes.filter(name=self.name).exists():
             raise ValidationError({"name": _("A route has this name already.")})
-        try:
-            with transaction.atomic():
-                self.save()
-        except IntegrityError as error:  # somebody was quicker by a moment
-            raise taken from error
+        self.save()
 
     @transaction.atomic
     def _want(

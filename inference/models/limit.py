@@ -2,13 +2,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 from uuid import UUID
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import models, transaction
 from django.db.models import Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, Membership, Organization
+from accounts.roles import Permission
 from accounts.tenancy import TenantQuerySet
 from inference.gateway.tables import Meter, Window
 from inference.models.instance import Instance
@@ -36,6 +37,14 @@ class LimitQuerySet(TenantQuerySet):
         if field is None:
             return self.filter(organization=subject, scope=scope)
         return self.filter(scope=scope, **{field: subject})
+
+    def visible_to(self, membership: Membership) -> "LimitQuerySet":
+        """What a member may know of: all but those of others and of others' keys."""
+        theirs = self.for_organization(membership.organization)
+        if not membership.allows(Permission.MANAGE_ORGANIZATION):
+            theirs = theirs.exclude(~Q(membership=membership), scope=Limit.Scope.MEMBER)
+        visible_keys = ApiKey.objects.visible_to(membership).values("id")
+        return theirs.exclude(~Q(api_key__in=visible_keys), scope=Limit.Scope.KEY)
 
 
 class Limit(models.Model):
@@ -99,8 +108,13 @@ class Limit(models.Model):
 
     @classmethod
     @transaction.atomic
-    def set_for(cls, subject: Subject, amounts: Amounts) -> None:
-        """Set the limits named in `amounts`; None takes one away. Raises ValidationError."""
+    def set_for(cls, subject: Subject, amounts: Amounts, by: Membership) -> None:
+        """Set the limits named in `amounts`; None takes one away; others stay as they are.
+
+        Raises PermissionDenied, ValidationError.
+        """
+        if not may_set(subject, by):
+            raise PermissionDenied
         scope, field = _scope(subject)
         organization = subject if isinstance(subject, Organization) else subject.organization
         given: dict[str, Any] = {"organization": organization, "scope": scope}
@@ -108,12 +122,14 @@ class Limit(models.Model):
             given[field] = subject
         for kind, amount in amounts.items():
             if kind not in KINDS:
-                raise ValidationError(_("There is no such limit."))
+                problem = _("%(meter)s are not limited by that window.") % {"meter": kind[0]}
+                raise ValidationError({"window": problem})
             if amount is None:
                 cls.objects.filter(**given, meter=kind[0], window=kind[1]).delete()
                 continue
             if not 0 <= amount <= MAX_AMOUNT:
-                raise ValidationError(_("A limit is a whole number from 0."))
+                problem = _("A limit is from 0 to %(most)d.") % {"most": MAX_AMOUNT}
+                raise ValidationError({"amount": problem})
             cls.objects.update_or_create(
                 **given, meter=kind[0].value, window=kind[1].value, defaults={"amount": amount}
             )
@@ -130,9 +146,26 @@ def _scope(subject: Subject) -> tuple[str, str | None]:
     return Limit.Scope.INSTANCE, "instance"
 
 
+_NEEDED = {
+    Limit.Scope.ORGANIZATION: Permission.MANAGE_ORGANIZATION,
+    Limit.Scope.MEMBER: Permission.MANAGE_ORGANIZATION,
+    Limit.Scope.KEY: Permission.MANAGE_KEYS,
+    Limit.Scope.INSTANCE: Permission.MANAGE_INSTANCES,
+}
+
+
+def may_set(subject: Subject, member: Membership) -> bool:
+    """Whether this member may set limits of the subject."""
+    organization = subject if isinstance(subject, Organization) else subject.organization
+    scope = Limit.Scope(_scope(subject)[0])
+    return organization == member.organization and member.allows(_NEEDED[scope])
+
+
 def of_scope(scope: str, id_: UUID, organization: Organization) -> Subject:
-    """The subject of this kind and id in the organization. Raises its DoesNotExist."""
+    """The subject of this kind and id in the organization. Raises ObjectDoesNotExist."""
     if scope == Limit.Scope.ORGANIZATION:
+        if id_ != organization.id:
+            raise Organization.DoesNotExist
         return organization
     if scope == Limit.Scope.MEMBER:
         return Membership.objects.for_organization(organization).get(id=id_)

@@ -1,5 +1,6 @@
 import ipaddress
-from typing import ClassVar
+import re
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -12,9 +13,12 @@ from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
 from inference.models.instance import served_model_name
 from portal.lib import crypto
+from portal.lib.errors import Conflict
 from portal.lib.ids import uuid7
 
 PURPOSE = "provider"
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~%@:+-]*)*")  # it becomes part of a request's first line
 
 
 class Provider(models.Model):
@@ -55,14 +59,8 @@ class Provider(models.Model):
         cls, organization: Organization, by: User, *, name: str, base_url: str, secret: str
     ) -> "Provider":
         """Enter a provider. Raises ValidationError, its messages by field."""
-        provider = cls(
-            organization=organization,
-            name=name,
-            base_url=checked_base_url(base_url),
-            encrypted=_encrypted(secret),
-            set_by=by,
-        )
-        provider.full_clean(exclude=["set_by"], validate_constraints=False)
+        provider = cls(organization=organization, name=name, set_by=by)
+        provider._take(base_url, secret)
         try:
             with transaction.atomic():
                 provider.save()
@@ -71,18 +69,37 @@ class Provider(models.Model):
             raise ValidationError({"name": message}) from error
         return provider
 
+    def _take(self, base_url: str, secret: str) -> None:
+        problems: dict[str, Any] = {}
+        try:
+            self.base_url = checked_base_url(base_url)
+        except ValidationError as error:
+            problems |= error.error_dict
+        try:
+            self.encrypted = _encrypted(secret)
+        except ValidationError as error:
+            problems |= error.error_dict
+        try:
+            self.clean_fields(exclude=["set_by", "base_url", "encrypted", *problems])
+        except ValidationError as error:
+            problems |= error.error_dict
+        if problems:
+            raise ValidationError(problems)
+
     def rotate(self, by: User, secret: str) -> None:
         """Put another secret in the place of the present one. Raises ValidationError."""
         self.encrypted, self.set_by = _encrypted(secret), by
         self.save(update_fields=["encrypted", "set_by", "set_at"])
 
     def remove(self) -> None:
-        """Forget it. Raises ValidationError while a route leads there."""
-        names = sorted(set(self.route_targets.values_list("route__name", flat=True)))
-        if names:
-            message = _("Routes lead to this provider: %(routes)s. Change them first.")
-            raise ValidationError(message % {"routes": ", ".join(names)})
-        self.delete()
+        """Forget it. Raises Conflict while a route leads there."""
+        message = _("Routes lead to this provider: %(routes)s. Change them first.")
+        try:
+            with transaction.atomic():
+                self.delete()
+        except models.ProtectedError as error:
+            names = set(self.route_targets.values_list("route__name", flat=True))
+            raise Conflict(message % {"routes": ", ".join(sorted(names))}) from error
 
 
 def _encrypted(secret: str) -> bytes:
@@ -99,15 +116,22 @@ def checked_base_url(text: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port, parts = "", None, urlsplit("")
-    if parts.scheme != "https" or not host or parts.username or parts.query or parts.fragment:
+    if parts.scheme != "https" or "@" in parts.netloc or parts.query or parts.fragment:
         problem = _("Enter an address like https://api.example.com/v1, without a password or '?'.")
         raise ValidationError({"base_url": problem})
-    if not host.isascii() or not parts.path.isascii() or not parts.path.isprintable():
+    if not (_HOST.fullmatch(host) or _is_ipv6(host)) or not _PATH.fullmatch(parts.path):
         raise ValidationError({"base_url": _("The address may hold plain letters only.")})
     if _is_private(host) and host not in settings.ENV.provider_hosts:
         raise ValidationError({"base_url": _("This address is not on the internet.")})
     where = f"[{host}]" if ":" in host else host
     return f"https://{where}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).version == 6 and "%" not in host
+    except ValueError:
+        return False
 
 
 def _is_private(host: str) -> bool:

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import IntegrityError, models, transaction
+from django.db import models, transaction
 from django.db.models import Q
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
@@ -31,7 +31,7 @@ class Way:
 
 class Route(models.Model):
     """A name for `model=` that leads to instances and providers: an alias, a fallback chain, or
-    traffic shared by weight. An instance's own name wins over a route's."""
+    traffic shared by weight. No instance of the organization has the same name."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="routes")
@@ -74,32 +74,31 @@ class Route(models.Model):
         data_may_leave: bool = False,
     ) -> "Route":
         """Make a route. Raises ValidationError, its messages by field."""
+        Organization.objects.lock(organization.id)  # an instance may be about to take the name
         route = cls(
             organization=organization, name=name, data_may_leave=data_may_leave, created_by=by
         )
         route._check()
-        try:
-            with transaction.atomic():
-                route.save()
-        except IntegrityError as error:
-            message = _("A route with this name exists already.")
-            raise ValidationError({"name": message}) from error
+        route.save()
         route._lead(ways)
         return route
 
     @transaction.atomic
     def change(self, *, ways: Sequence[Way], data_may_leave: bool) -> None:
         """Put these targets in the place of the present ones. Raises ValidationError."""
+        Route.objects.select_for_update().get(id=self.id)  # two at a time would add up
         self.data_may_leave = data_may_leave
         self.save(update_fields=["data_may_leave", "changed_at"])
         self.targets.all().delete()
         self._lead(ways)
 
     def _check(self) -> None:
-        self.full_clean(exclude=["created_by"], validate_constraints=False)
+        self.clean_fields(exclude=["created_by"])
+        if Route.objects.for_organization(self.organization).filter(name=self.name).exists():
+            raise ValidationError({"name": _("A route with this name exists already.")})
         alive = Instance.objects.for_organization(self.organization).alive()
         if alive.filter(name=self.name).exists():
-            raise ValidationError({"name": _("An instance has this name; it would win.")})
+            raise ValidationError({"name": _("An instance has this name already.")})
 
     def _lead(self, ways: Sequence[Way]) -> None:
         if not ways:

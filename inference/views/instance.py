@@ -45,11 +45,11 @@ NO_ANSWER = gettext_lazy(
 @requires(Permission.VIEW)
 def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """One instance: how it is, how to call it, what it was used for."""
-    instance = _fetch(request, instance_id)
+    instance = fetch(request, instance_id)
     if instance is None:
         return _gone(request)
     replica = instance.replicas.first()
-    head = _common(request, instance, replica)
+    head = common(request, instance, replica)
     if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
         return render(request, "inference/instance_head.html", head | {"polls": True})
     context = head | {
@@ -67,11 +67,11 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 @requires(Permission.VIEW)
 def events(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """What happened to it, newest first."""
-    instance = _fetch(request, instance_id)
+    instance = fetch(request, instance_id)
     if instance is None:
         return _gone(request)
     happened = instance.events.select_related("by")[:EVENTS_SHOWN]
-    context = _common(request, instance, instance.replicas.first()) | {"events": happened}
+    context = common(request, instance, instance.replicas.first()) | {"events": happened}
     return _page(request, "inference/instance_events.html", context)
 
 
@@ -79,13 +79,13 @@ def events(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 @requires(Permission.VIEW)
 def logs(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """The engine's own log, its end first to hand."""
-    instance = _fetch(request, instance_id)
+    instance = fetch(request, instance_id)
     if instance is None:
         return _gone(request)
     replica = instance.replicas.first()
     wanted = request.GET.get("q", "").strip()[:200]
     lines, problem = _lines(replica, wanted)
-    context = _common(request, instance, replica) | {
+    context = common(request, instance, replica) | {
         "lines": lines[-LINES_SHOWN:],
         "query": wanted,
         "problem": problem,
@@ -97,7 +97,7 @@ def logs(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 @requires(Permission.VIEW)
 def download_log(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """All of the log that is kept, as a file."""
-    instance = _fetch(request, instance_id)
+    instance = fetch(request, instance_id)
     if instance is None:
         raise Http404
     replica = instance.replicas.first()
@@ -110,7 +110,7 @@ def download_log(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     return response
 
 
-def _fetch(request: TenantRequest, instance_id: UUID) -> Instance | None:
+def fetch(request: TenantRequest, instance_id: UUID) -> Instance | None:
     """This organization's; None where it was deleted while its page was open."""
     mine = Instance.objects.for_organization(request.organization).select_related("organization")
     instance = mine.filter(id=instance_id).first()
@@ -130,7 +130,7 @@ def _page(request: TenantRequest, template: str, context: dict[str, Any]) -> Htt
     return render(request, template + part, context)
 
 
-def _common(request: TenantRequest, instance: Instance, replica: Replica | None) -> dict[str, Any]:
+def common(request: TenantRequest, instance: Instance, replica: Replica | None) -> dict[str, Any]:
     """What the head of each of its pages shows."""
     to_run = instance.desired == Desired.RUNNING
     fresh_one_due = to_run and (replica is None or replica.generation != instance.generation)

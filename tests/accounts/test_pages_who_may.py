@@ -1,4 +1,5 @@
-"""Every page of accounts × everyone: signed out to the sign-in, strangers 404, low roles 403."""
+"""Pages of people, keys, limits, routes, providers × everyone: signed out to the sign-in, strangers
+404, low roles 403."""
 
 import pytest
 from django.test import Client
@@ -6,8 +7,14 @@ from django.test import Client
 from accounts.models import ApiKey, Invitation, Membership, Organization, User
 from accounts.roles import Role
 from accounts.urls import tenant
+from inference.models import Provider, Route
+from inference.models.route import Way
 from inference.views.credentials_urls import urlpatterns as credentials
+from inference.views.limits_urls import urlpatterns as limits
+from inference.views.provider_urls import urlpatterns as providers
+from inference.views.route_urls import urlpatterns as routes
 from tests.cast import person, signed_in
+from tests.inference.making import an_instance
 
 EVERYONE = frozenset(Role)
 MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
@@ -15,6 +22,8 @@ USERS = MANAGERS | {Role.MEMBER}
 # name, method, who passes
 PAGES = [
     ("keys", "get", USERS),
+    ("key", "get", USERS),
+    ("key", "post", USERS),
     ("key-create", "get", USERS),
     ("key-create", "post", USERS),
     ("key-revoke", "get", USERS),
@@ -33,8 +42,31 @@ PAGES = [
     ("hub-token", "get", MANAGERS),
     ("hub-token", "post", MANAGERS),
     ("hub-token-remove", "post", MANAGERS),
+    ("organization-limits", "get", EVERYONE),
+    ("organization-limits", "post", MANAGERS),
+    ("member-limits", "get", MANAGERS),
+    ("member-limits", "post", MANAGERS),
+    ("key-limits", "get", USERS),
+    ("key-limits", "post", MANAGERS),
+    ("instance-limits", "get", EVERYONE),
+    ("instance-limits", "post", USERS),
+    ("routes", "get", EVERYONE),
+    ("route-create", "get", USERS),
+    ("route-create", "post", USERS),
+    ("route", "get", USERS),
+    ("route", "post", USERS),
+    ("route-delete", "get", USERS),
+    ("route-delete", "post", USERS),
+    ("providers", "get", EVERYONE),
+    ("provider-create", "get", MANAGERS),
+    ("provider-create", "post", MANAGERS),
+    ("provider-rotate", "get", MANAGERS),
+    ("provider-rotate", "post", MANAGERS),
+    ("provider-remove", "get", MANAGERS),
+    ("provider-remove", "post", MANAGERS),
 ]
-ROUTES = {pattern.name: str(pattern.pattern) for pattern in [*tenant, *credentials]}
+ALL = [*tenant, *credentials, *limits, *routes, *providers]
+ROUTES = {pattern.name: str(pattern.pattern) for pattern in ALL}
 
 
 def test_no_page_is_left_out_of_the_table() -> None:
@@ -48,11 +80,19 @@ def address(name: str, organization: Organization, somebody: User, key: ApiKey) 
     invitation = Invitation.send(
         organization.memberships.get(role=Role.OWNER, user=somebody), "g@x.example", Role.VIEWER
     )
+    instance = an_instance(organization, "demo")
+    route = Route.make(organization, somebody, name="chat", ways=[Way(instance)])
+    provider = Provider.add(
+        organization, somebody, name="away", base_url="https://api.example/v1", secret="sk-1"
+    )
     path = ROUTES[name]
     for converter, value in (
         ("<uuid:key_id>", key.id),
         ("<uuid:member_id>", target.id),
         ("<uuid:invitation_id>", invitation.id),
+        ("<uuid:instance_id>", instance.id),
+        ("<uuid:route_id>", route.id),
+        ("<uuid:provider_id>", provider.id),
     ):
         path = path.replace(converter, str(value))
     return f"/o/{organization.slug}/{path}"
