@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from billing.pricing import cost
-from billing.usage_record import Admit, Checkpoint, Final, Outcome, Usage, UsageSource
+from billing.usage_record import Admit, Final, Outcome, Usage, UsageSource
 from inference.gateway import access, metrics
 from inference.gateway.errors import Refusal
 from inference.gateway.journal import JournalProblem, now_us
@@ -90,12 +90,6 @@ class Bill(Output):
 
     def first_content(self, now: float) -> None:
         self.first_at = now
-
-    def checkpoint(self, used: Usage) -> None:
-        try:
-            self.runtime.journal.checkpoint(Checkpoint(self.request_id, used))
-        except JournalProblem as problem:
-            log.error("a running usage was not written: %s", problem)  # FINAL will tell
 
     def final(
         self,

@@ -34,7 +34,7 @@ import struct
 import threading
 import time
 import zlib
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +48,7 @@ SUFFIX = ".journal"
 ROTATE_BYTES = 64 * 1024 * 1024
 MAX_PAYLOAD = 4096  # bytes; the strings in a record are bounded far below this
 READ_BYTES = 1024 * 1024
+GATHER = 0.002  # seconds that a FINAL may wait for others while many requests are under way
 
 _HEADER = struct.Struct("<II")
 _decode = msgspec.msgpack.Decoder(Record).decode
@@ -177,7 +178,8 @@ class Journal:
         self._open: dict[bytes, list[bytes]] = {}  # request id → its ADMIT, newest CHECKPOINT
         self._waiting: list[tuple[bytes, bytes, Done]] = []
         self._owed: list[tuple[bytes, bytes]] = []  # FINALs that the disk would not take
-        self._scheduled = self._syncing = False
+        self._scheduled: TimerHandle | None = None
+        self._soon = self._syncing = False
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sync: Callable[[int], None] = os.fdatasync if durable else lambda fd: None
         self._fd = -1
@@ -201,18 +203,26 @@ class Journal:
         self._append(payload)
         self._open[record.request_id] = [payload]
 
-    def checkpoint(self, record: Checkpoint) -> None:
-        """Raises JournalProblem; the request may go on, its FINAL will tell."""
-        payload = _encode(record)
-        self._append(payload)
-        if opened := self._open.get(record.request_id):
-            opened[1:] = [payload]
+    def checkpoint(self, *records: Checkpoint) -> None:
+        """Raises JournalProblem; the requests may go on, their FINALs will tell."""
+        payloads = [_encode(record) for record in records]
+        self._append(*payloads)
+        for record, payload in zip(records, payloads, strict=True):
+            if opened := self._open.get(record.request_id):
+                opened[1:] = [payload]
 
     def final(self, record: Final, done: Done) -> None:
         self._waiting.append((record.request_id, _encode(record), done))
-        if not self._scheduled and not self._syncing:
-            self._scheduled = True
-            # Whatever else ends in this turn of the loop shares the write and the sync.
+        if not self._syncing:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Write the group that waits: in the next turn of the loop if most of what is open has
+        ended, else in a moment, so that others share the write and the sync."""
+        if self._scheduled is None:
+            self._scheduled = self._loop.call_later(GATHER, self._write_group)
+        if not self._soon and 2 * len(self._waiting) >= len(self._open):
+            self._soon = True
             self._loop.call_soon(self._write_group)
 
     def close(self) -> None:
@@ -284,9 +294,12 @@ class Journal:
             os.close(fd)
 
     def _write_group(self) -> None:
-        self._scheduled = False
-        if self._fd < 0:  # closed meanwhile, which wrote what waited
-            return
+        self._soon = False
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        if self._fd < 0 or self._syncing or not self._waiting:
+            return  # closed meanwhile, which wrote what waited; or somebody was quicker
         group, self._waiting = self._waiting, []
         finals = self._owed + [(request_id, payload) for request_id, payload, _ in group]
         try:
@@ -316,9 +329,8 @@ class Journal:
 
     def _group_done(self, group: list[tuple[bytes, bytes, Done]], ok: bool) -> None:
         self._syncing = False
-        if self._waiting and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._write_group)
+        if self._waiting:
+            self._schedule()
         for _, _, done in group:
             done(ok)
 

@@ -42,7 +42,11 @@ class Output(Intake):
         self._write(self._head(status, content_type, None, b""))
 
     def write_chunk(self, data: bytes) -> None:
-        self._write(data if self.http_minor == "1.0" else b"%x\r\n%b\r\n" % (len(data), data))
+        transport = self.protocol.transport
+        if transport is not None:
+            if self.http_minor != "1.0":
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            transport.write(data)
 
     def write_last(self, data: bytes) -> None:
         """The last bytes of a stream, and its end."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from billing.usage_record import Outcome, Usage, UsageSource
+from billing.usage_record import Checkpoint, Outcome, Usage, UsageSource
 from inference.gateway import (
     background,
     cors,
@@ -49,8 +49,6 @@ FIRST_BYTE_TIMEOUT = 600.0  # seconds that an engine may think before it speaks
 STALL_TIMEOUT = 300.0  # seconds without a byte in the middle of an answer
 TOTAL_TIMEOUT = 3600.0  # seconds from a request's last byte to its answer's
 MAX_ANSWER = 256 * 1024 * 1024  # bytes of an answer that is not streamed
-CHECKPOINT_SECONDS = 0.25
-CHECKPOINT_EVENTS = 32
 BYTES_PER_TOKEN = 4  # of a prompt, roughly; what a limit sets aside until the engine has counted
 
 BROKE_OFF = "The instance failed while it was answering."
@@ -83,8 +81,7 @@ class Exchange(Bill):
     _retry_after = b""
     _answer: bytes | list[bytes] = b""
     _answer_size = 0
-    _checkpoint_at = 0.0
-    _checkpoint_events = 0
+    _checkpointed = 0  # events that the newest CHECKPOINT knows of
     _tail = b""
 
     # -------------------------------------------------------------------------- who is asking
@@ -416,16 +413,16 @@ class Exchange(Bill):
         if not self.first_at and relay.content:
             self.first_at = now
         self._deadline = now + STALL_TIMEOUT
-        if relay.told and (
-            now - self._checkpoint_at > CHECKPOINT_SECONDS
-            or relay.events - self._checkpoint_events >= CHECKPOINT_EVENTS
-        ):
-            self._checkpoint_at = now
-            self._checkpoint_events = relay.events
-            used = relay.usage()
-            if used is not None and self.admitted:
-                self.checkpoint(used)
         self.write_chunk(out)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The running usage, if there is more of it than the newest CHECKPOINT tells."""
+        relay = self._relay
+        if relay is None or relay.events == self._checkpointed or self.ended or not self.admitted:
+            return None
+        self._checkpointed = relay.events
+        used = relay.usage()
+        return None if used is None else Checkpoint(self.request_id, used)
 
     def _keep(self, data: bytes) -> None:
         self._answer_size += len(data)

@@ -70,6 +70,7 @@ class Relay:
         self.failed = False  # the engine has told of an error of its own
         self.events = 0  # that were passed on
         self.content = False  # an event with content was passed on
+        self._plain = False  # and what is to come has one usage at its end
 
     @property
     def told(self) -> bool:
@@ -96,33 +97,27 @@ class Relay:
 
     def feed(self, data: bytes) -> bytes:
         """Raises BrokenStream."""
-        if self._splitter.carried or data[-2:] != b"\n\n":
+        if not self._splitter.carried and data[-2:] == b"\n\n":
+            if self._plain and (at := data.rfind(usage.MEMBER)) > 0:
+                # The usual: one event with a piece of the text, the running usage at its end.
+                value = data[at + _BEFORE : -3]
+                if (
+                    value.find(b"}") == len(value) - 1
+                    and data.find(b"\n\n") == len(data) - 2
+                    and data.find(usage.NO_CHOICES) < 0
+                    and data.startswith(b"data: {")
+                ):
+                    self._newest = value
+                    self.events += 1
+                    if data.find(usage.FINISH) >= 0:
+                        self.finish = usage.finish_reason(data)
+                    return data if self._continuous else data[:at] + b"}\n\n"
+        else:
             data = self._splitter.feed(data)
-        elif self.content and self._by_choice is None and (plain := self._plain(data)):
-            return plain
-        if not data:
-            return b""
+            if not data:
+                return b""
         kept = [self._event(event) for event in data.split(b"\n\n")]
         return b"\n\n".join(filter(None, kept)) + b"\n\n" if any(kept) else b""
-
-    def _plain(self, data: bytes) -> bytes:
-        """The usual: one event with a piece of the text and the running usage at its end."""
-        at = data.rfind(usage.MEMBER)
-        if at < 0 or data.find(b"\n\n") != len(data) - 2 or not data.startswith(b"data: {"):
-            return b""
-        value = data[at + _BEFORE : -3]
-        if (
-            value[-1:] != b"}"
-            or b"}," in value
-            or value.count(b"{") != value.count(b"}")
-            or data.find(usage.NO_CHOICES) >= 0
-        ):
-            return b""
-        self._newest = value
-        self.events += 1
-        if data.find(usage.FINISH) >= 0:
-            self.finish = usage.finish_reason(data)
-        return data if self._continuous else data[:at] + b"}\n\n"
 
     def _event(self, event: bytes) -> bytes:
         if event == DONE:
@@ -150,4 +145,5 @@ class Relay:
             if not self.content:
                 # vLLM's first chunk only says that the assistant speaks.
                 self.content = b'"role":"assistant","content":""' not in event
+                self._plain = self.content and self._by_choice is None
         return event

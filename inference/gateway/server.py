@@ -27,7 +27,7 @@ from inference.gateway.access import AccessLog
 from inference.gateway.auth import Authenticator
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
-from inference.gateway.journal import Journal
+from inference.gateway.journal import Journal, JournalProblem
 from inference.gateway.leases import Leases
 from inference.gateway.snapshot import Snapshot
 from inference.gateway.tables import Provider, Replica
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT = 30.0  # seconds to wait for the first look at the database
 DRAIN_TIMEOUT = 25.0  # seconds that answers under way have to end
+CHECKPOINT_EVERY = 0.25  # seconds between notes of what streams have used so far
 LOOK_EVERY = 1.0  # seconds between looks for what has taken too long
 BACKLOG = 4096
 SHORT_LIFE = 10.0  # seconds; a worker that lives shorter may be one that cannot live
@@ -87,6 +88,7 @@ class GatewayRuntime:
             self.loop.create_task(self.snapshot.follow()),
             self.loop.create_task(self.leases.follow()),
             self.loop.create_task(self._look()),
+            self.loop.create_task(self._checkpoint()),
         ]
         with suppress(TimeoutError):
             async with asyncio.timeout(LOAD_TIMEOUT):
@@ -167,6 +169,18 @@ class GatewayRuntime:
             connect = providers.opener(where, self.provider_hosts, context=self.provider_tls)
             pool = self._provider_pools[where] = Pool(where.base_url, self.loop, connect)
         return pool
+
+    async def _checkpoint(self) -> None:
+        """Write down what streams have used so far: of all of them at once."""
+        while True:
+            await asyncio.sleep(CHECKPOINT_EVERY)
+            told = [c.current.checkpoint() for c in self.connections if c.current is not None]
+            records = [record for record in told if record is not None]
+            try:
+                if records:
+                    self.journal.checkpoint(*records)
+            except JournalProblem as problem:
+                log.error("running usage was not written: %s", problem)  # FINALs will tell
 
     async def _look(self) -> None:
         while True:

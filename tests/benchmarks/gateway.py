@@ -45,6 +45,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=6, help="per measurement")
     parser.add_argument("--streams", type=int, default=500, help="at a time, 50 tokens/s each")
+    parser.add_argument("--only", action="append", default=[], help="one of the ways; may be repeated")
     parser.add_argument("--serve", choices=["alone", "unsynced", "mounted"], help=argparse.SUPPRESS)
     parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
@@ -56,14 +57,15 @@ def main() -> int:
         print(f"Install {', '.join(missing)} first.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        figures = Bench(Path(folder), options.seconds, options.streams).run()
+        figures = Bench(Path(folder), options.seconds, options.streams, options.only).run()
     show(figures)
     print(json.dumps(figures))
     return 0
 
 
 class Bench:
-    def __init__(self, folder: Path, seconds: int, streams: int) -> None:
+    def __init__(self, folder: Path, seconds: int, streams: int, only: list[str]) -> None:
+        self.only = only
         self.folder, self.seconds, self.streams = folder, seconds, streams
         for name in ("mock", "sseload"):
             build = ["gcc", "-O2", "-w", "-o", str(folder / name), str(HERE / f"{name}.c")]
@@ -72,6 +74,7 @@ class Bench:
     def run(self) -> dict[str, dict[str, float]]:
         ways = ["straight", *(["nginx"] if shutil.which("nginx") else [])]
         ways += ["gateway", "gateway, no fsync", "mounted in uvicorn"]
+        ways = [way for way in ways if not self.only or way in self.only]
         return {way: self.whole(way) | self.streamed(way) for way in ways}
 
     def whole(self, way: str) -> dict[str, float]:
@@ -215,7 +218,7 @@ def resident_mib(process: subprocess.Popen[bytes]) -> float:
 
 def show(figures: dict[str, dict[str, float]]) -> None:
     names = list(next(iter(figures.values())))
-    base = figures.get("nginx", figures["straight"])
+    base = figures.get("nginx") or next(iter(figures.values()))
     print(f"{'':20}" + "".join(f"{name:>26}" for name in names))
     for way, row in figures.items():
         cells = [

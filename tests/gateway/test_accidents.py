@@ -37,11 +37,11 @@ async def test_several_choices_are_added_up_when_a_client_hangs_up(house: House)
     reader, writer = await house.connect()
     writer.write(house.call(chat("[[fake tokens=1000 delay=0.01]]", stream=True, n=3)))
     data = b""
-    while data.count(b'"delta":{"content"') < 12:
+    while data.count(b'"delta":{"content"') < 120:
         data += await reader.read(4096)
     writer.close()
     row = await house.closed_row()
-    assert 12 <= row.final.usage.completion_tokens <= 24
+    assert 120 <= row.final.usage.completion_tokens <= 140
     assert row.final.usage.prompt_tokens == row.checkpoints[0].usage.prompt_tokens
     assert row.final.usage.prompt_tokens < 12  # once, not three times
 
