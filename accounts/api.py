@@ -32,6 +32,7 @@ from accounts.serializers import (
     MeSerializer,
     NewApiKeySerializer,
     OrganizationSerializer,
+    OriginsSerializer,
     RotationSerializer,
 )
 
@@ -148,6 +149,15 @@ class KeyViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
 
     def verb_remove(self, key: ApiKey) -> None:
         key.revoke(by=self.membership.user)
+
+    @extend_schema(request=OriginsSerializer, responses=ApiKeySerializer)
+    def partial_update(self, request: Request, **address: Any) -> Response:
+        """Change the websites whose programs may call with it."""
+        key = self.get_object()
+        wish = OriginsSerializer(data=request.data)
+        wish.is_valid(raise_exception=True)
+        key.allow_origins(wish.validated_data["origins"])
+        return Response(self.get_serializer(key).data)
 
     @extend_schema(request=RotationSerializer, responses={201: NewApiKeySerializer})
     @action(detail=True, methods=["post"])

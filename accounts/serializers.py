@@ -57,7 +57,13 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
     models_allowed = serializers.ListField(
         child=serializers.CharField(max_length=63),
         default=list,
-        help_text="Names of instances. Empty: every instance of the organization.",
+        help_text="Names of instances and routes. Empty: all of the organization.",
+    )
+    origins = serializers.ListField(
+        child=serializers.CharField(max_length=256),
+        default=list,
+        help_text="Of an API key: the websites whose programs may call with it from a browser, "
+        "like `https://app.example`; `*` is any.",
     )
     created_by = UserSerializer(read_only=True, allow_null=True)
 
@@ -70,6 +76,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "prefix",
             "last4",
             "models_allowed",
+            "origins",
             "created_by",
             "created_at",
             "expires_at",
@@ -86,6 +93,12 @@ class NewApiKeySerializer(ApiKeySerializer):
 
     class Meta(ApiKeySerializer.Meta):
         fields = [*ApiKeySerializer.Meta.fields, "key"]
+
+
+class OriginsSerializer(serializers.Serializer[ApiKey]):
+    """What of a key can be changed."""
+
+    origins = serializers.ListField(child=serializers.CharField(max_length=256))
 
 
 class RotationSerializer(serializers.Serializer[Any]):

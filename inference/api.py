@@ -46,6 +46,8 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "engine",
             "settings",
             "gpu_count",
+            "queue_size",
+            "queue_seconds",
             "desired",
             "state",
             "stage",
@@ -66,6 +68,15 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "created_at",
             "ready_at",
         ]
+
+
+class QueueSerializer(serializers.ModelSerializer[Instance]):
+    """The line in which requests wait for a turn where the instance is at its limit of requests at
+    a time."""
+
+    class Meta:
+        model = Instance
+        fields: ClassVar = ["queue_size", "queue_seconds"]
 
 
 class EventSerializer(serializers.ModelSerializer[InstanceEvent]):
@@ -108,6 +119,18 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
 
     def verb_remove(self, instance: Instance) -> None:
         instance.request_delete(self.membership.user)
+
+    @extend_schema(request=QueueSerializer, responses=InstanceSerializer)
+    def partial_update(self, request: Request, **address: Any) -> Response:
+        """Change the line in which requests wait."""
+        instance = self.get_object()
+        wish = QueueSerializer(instance, data=request.data, partial=True)
+        wish.is_valid(raise_exception=True)
+        instance.set_queue(
+            wish.validated_data.get("queue_size", instance.queue_size),
+            wish.validated_data.get("queue_seconds", instance.queue_seconds),
+        )
+        return Response(self.get_serializer(instance).data)
 
     @extend_schema(request=None, responses=InstanceSerializer)
     @action(detail=True, methods=["post"])

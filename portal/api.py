@@ -21,6 +21,8 @@ from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
+from inference.limits_api import LimitViewSet
+from inference.routes_api import ProviderViewSet, RouteViewSet
 from portal.lib.problems import CONTENT_TYPE, TYPES
 
 # Everything that belongs to an organization: path, viewset.
@@ -30,6 +32,9 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("keys", accounts.KeyViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
+    ("routes", RouteViewSet),
+    ("providers", ProviderViewSet),
+    ("limits", LimitViewSet),
     ("usage", UsageViewSet),
 ]
 

@@ -100,6 +100,17 @@ class Limit(models.Model):
     def __str__(self) -> str:
         return f"{self.amount} {self.meter} per {self.window}"
 
+    @property
+    def subject(self) -> UUID:
+        """The id of whose limit it is."""
+        found = self.membership_id or self.api_key_id or self.instance_id or self.organization_id
+        return found
+
+    @property
+    def whose(self) -> Subject:
+        """Whose limit it is."""
+        return self.membership or self.api_key or self.instance or self.organization
+
     @classmethod
     def amounts_of(cls, subject: Subject) -> dict[tuple[Meter, Window], int]:
         """The limits of the subject itself."""

@@ -84,13 +84,20 @@ class Route(models.Model):
         return route
 
     @transaction.atomic
-    def change(self, *, ways: Sequence[Way], data_may_leave: bool) -> None:
-        """Put these targets in the place of the present ones. Raises ValidationError."""
+    def change(
+        self, *, ways: Sequence[Way] | None = None, data_may_leave: bool | None = None
+    ) -> None:
+        """Put these targets in the place of the present ones; None stays as it is.
+
+        Raises ValidationError.
+        """
         Route.objects.select_for_update().get(id=self.id)  # two at a time would add up
-        self.data_may_leave = data_may_leave
+        if data_may_leave is not None:
+            self.data_may_leave = data_may_leave
         self.save(update_fields=["data_may_leave", "changed_at"])
-        self.targets.all().delete()
-        self._lead(ways)
+        if ways is not None:
+            self.targets.all().delete()
+            self._lead(ways)
 
     def _check(self) -> None:
         self.clean_fields(exclude=["created_by"])

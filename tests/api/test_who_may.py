@@ -7,14 +7,21 @@ from django.test import Client
 
 from accounts.models import ApiKey, Invitation, Membership, Organization, User
 from accounts.roles import Role
+from inference.gateway.tables import Meter, Window
+from inference.models import Limit, Route
+from inference.models.route import Way
+from portal.api import TENANT_RESOURCES
 from tests.api.conftest import Api
 from tests.cast import person, signed_in
+from tests.inference.making import a_provider, an_instance
 
 OWN = "organizations/acme/"
 # path, method, body, the roles that pass; everyone else who is a member gets 403
 EVERYONE = frozenset(Role)
 MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
 USERS = MANAGERS | {Role.MEMBER}
+NEW_PROVIDER = {"name": "new", "base_url": "https://new.example/v1", "secret": "sk-1"}
+RPM = {"meter": "requests", "window": "minute", "amount": 60}
 ROUTES = [
     ("get", "members/", None, EVERYONE),
     ("get", "members/{member}/", None, EVERYONE),
@@ -28,9 +35,29 @@ ROUTES = [
     ("get", "keys/", None, USERS),
     ("post", "keys/", {"name": "new"}, USERS),
     ("post", "keys/", {"name": "new", "kind": "management"}, MANAGERS),
+    ("patch", "instances/{instance}/", {"queue_size": 5}, USERS),
+    ("get", "routes/", None, EVERYONE),
+    ("post", "routes/", {"name": "new", "targets": [{"instance": "{instance}"}]}, USERS),
+    ("get", "routes/{route}/", None, EVERYONE),
+    ("patch", "routes/{route}/", {"data_may_leave": True}, USERS),
+    ("delete", "routes/{route}/", None, USERS),
+    ("get", "providers/", None, EVERYONE),
+    ("post", "providers/", NEW_PROVIDER, MANAGERS),
+    ("get", "providers/{provider}/", None, EVERYONE),
+    ("post", "providers/{provider}/rotate/", {"secret": "sk-2"}, MANAGERS),
+    ("delete", "providers/{provider}/", None, MANAGERS),
+    ("get", "limits/", None, EVERYONE),
+    ("get", "limits/{limit}/", None, EVERYONE),
+    ("patch", "limits/{limit}/", {"amount": 5}, MANAGERS),
+    ("delete", "limits/{limit}/", None, MANAGERS),
+    ("post", "limits/", RPM | {"scope": "organization", "subject": "{acme}"}, MANAGERS),
+    ("post", "limits/", RPM | {"scope": "member", "subject": "{member}"}, MANAGERS),
+    ("post", "limits/", RPM | {"scope": "key", "subject": "{key}"}, MANAGERS),
+    ("post", "limits/", RPM | {"scope": "instance", "subject": "{instance}"}, USERS),
 ]
 KEY_ROUTES = [
     ("get", "keys/{key}/", None),
+    ("patch", "keys/{key}/", {"origins": ["https://app.example"]}),
     ("post", "keys/{key}/rotate/", {}),
     ("delete", "keys/{key}/", None),
 ]
@@ -43,11 +70,33 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
     member = Membership.objects.create(organization=acme, user=target, role=Role.VIEWER)
     invitation = Invitation.send(alice.memberships.get(), "guest@acme.example", Role.VIEWER)
     key, _ = ApiKey.issue(acme, alice, "server")
-    return {"member": member.id, "invitation": invitation.id, "key": key.id}
+    instance = an_instance(acme, "demo")
+    owner = alice.memberships.get()
+    Limit.set_for(acme, {(Meter.TOKENS, Window.DAY): 100}, by=owner)
+    return {
+        "member": member.id,
+        "invitation": invitation.id,
+        "key": key.id,
+        "acme": acme.id,
+        "instance": instance.id,
+        "route": Route.make(acme, alice, name="chat", ways=[Way(instance)]).id,
+        "provider": a_provider(acme, alice).id,
+        "limit": Limit.objects.get().id,
+    }
 
 
-def ask(client: Client, method: str, path: str, body: object) -> int:
+def test_every_resource_is_in_the_table() -> None:
+    walked = {path.split("/")[0] for _, path, *_ in ROUTES}
+    elsewhere = {"models", "usage"}
+    assert walked | elsewhere == {name for name, _ in TENANT_RESOURCES}
+
+
+def ask(
+    client: Client, method: str, path: str, body: object, things: dict[str, object] | None = None
+) -> int:
     sent = "" if body is None else json.dumps(body)
+    for name, id_ in (things or {}).items():
+        sent, path = sent.replace(f"{{{name}}}", str(id_)), path.replace(f"{{{name}}}", str(id_))
     address = f"/api/v1/{OWN}{path}"
     response = client.generic(method.upper(), address, sent, content_type="application/json")
     if response.status_code >= 400:
@@ -69,7 +118,7 @@ def test_members_by_role(
 ) -> None:
     who = person("somebody@acme.example")
     Membership.objects.create(organization=acme, user=who, role=role)
-    status = ask(signed_in(who), method, path.format(**things), body)
+    status = ask(signed_in(who), method, path, body, things)
     assert status in PASSES if role in passes else status == 403
 
 
@@ -88,7 +137,7 @@ def test_someone_elses_key_is_there_for_those_who_manage_keys_only(
 ) -> None:
     who = person("somebody@acme.example")
     Membership.objects.create(organization=acme, user=who, role=role)
-    answer = ask(signed_in(who), method, path.format(**things), body)
+    answer = ask(signed_in(who), method, path, body, things)
     assert answer == status or answer // 100 == status
 
 
@@ -104,16 +153,15 @@ def test_outsiders(
     path: str,
     body: object,
 ) -> None:
-    path = path.format(**things)
-    assert ask(charlie_client, method, path, body) == 404
-    assert ask(charlie_api.client, method, path, body) == 404
-    assert ask(Client(), method, path, body) == 401
+    assert ask(charlie_client, method, path, body, things) == 404
+    assert ask(charlie_api.client, method, path, body, things) == 404
+    assert ask(Client(), method, path, body, things) == 401
     other = Organization.found("Other", alice)  # her key for it is worth nothing in Acme
     _, plain = ApiKey.issue(other, alice, "other", kind=ApiKey.Kind.MANAGEMENT)
-    assert ask(Api(plain).client, method, path, body) == 404
+    assert ask(Api(plain).client, method, path, body, things) == 404
     key, plain = ApiKey.issue(other, alice, "old", kind=ApiKey.Kind.MANAGEMENT)
     key.revoke(by=alice)
-    assert ask(Api(plain).client, method, path, body) == 401
+    assert ask(Api(plain).client, method, path, body, things) == 401
 
 
 def test_only_management_keys_open_the_api(acme: Organization, alice: User) -> None:
