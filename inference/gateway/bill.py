@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from billing.pricing import cost
 from billing.usage_record import Admit, Final, Outcome, Usage, UsageSource
 from inference.gateway import access, metrics
-from inference.gateway.errors import Refusal
-from inference.gateway.journal import JournalProblem, now_us
+from inference.gateway.journal import now_us
 from inference.gateway.output import Output
 from inference.gateway.tables import FREE, Key, Price
 from inference.gateway.tracing import Span
@@ -48,10 +47,7 @@ class Bill(Output):
         stream: bool,
         price: Price,
     ) -> None:
-        """Before each attempt at an engine; the newest counts.
-
-        Raises Refusal where nothing can be written: nothing is served that is not metered.
-        """
+        """Before each attempt at an engine; the newest counts. `written` is called in a moment."""
         record = Admit(
             self.request_id,
             key.organization_id,
@@ -65,19 +61,14 @@ class Bill(Output):
             self.client_request_id,
             price.version_id,
         )
-        try:
-            self.runtime.journal.admit(record)
-        except JournalProblem as problem:
-            log.error("nothing is served that cannot be metered: %s", problem)
-            raise Refusal(
-                503,
-                "Usage cannot be recorded right now, so nothing is served. Try again shortly.",
-                code="metering_unavailable",
-                retry_after=5,
-            ) from problem
+        self.runtime.journal.admit(record, self.written)
         self.admitted = True
         self._price = price
         self.count_as(key.organization_id, instance_id, model)
+
+    def written(self, ok: bool) -> None:
+        """The ADMIT is in the journal, or cannot be: nothing is served that is not metered."""
+        raise NotImplementedError
 
     def count_as(self, organization_id: bytes, instance_id: bytes, model: str) -> None:
         """Whose figures it is part of; the newest counts."""
@@ -107,7 +98,7 @@ class Bill(Output):
         now = time.monotonic()
         self.count(status, used, now)
 
-        def written(durable: bool) -> None:
+        def closed(durable: bool) -> None:
             if then is None or self.protocol.transport is None:
                 return
             if durable:
@@ -117,7 +108,7 @@ class Bill(Output):
                 self.protocol.cut()
 
         if not self.admitted:
-            written(True)
+            closed(True)
             return
         record = Final(
             self.request_id,
@@ -129,7 +120,7 @@ class Bill(Output):
             round((self.first_at - self.received) * 1e6) if self.first_at else -1,
             round((now - self.received) * 1e6),
         )
-        self.runtime.journal.final(record, written)
+        self.runtime.journal.final(record, closed)
 
     def _tell(self, status: int, used: Usage, now: float) -> None:
         """The trace and the access log, where there are any."""

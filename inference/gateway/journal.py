@@ -28,6 +28,7 @@ Reading   `read(path, offset)` from 0 on, then from the offset it returned. It s
 """
 
 import fcntl
+import logging
 import os
 import queue
 import struct
@@ -43,6 +44,8 @@ import msgspec
 
 from billing.usage_record import Admit, Checkpoint, Final, Record
 from portal.lib.ids import uuid7
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
 ROTATE_BYTES = 64 * 1024 * 1024
@@ -176,6 +179,7 @@ class Journal:
         self.syncs = 0  # groups that reached the disk, and the seconds that this took
         self.sync_seconds = 0.0
         self._open: dict[bytes, list[bytes]] = {}  # request id → its ADMIT, newest CHECKPOINT
+        self._admitting: list[tuple[bytes, bytes, Done]] = []
         self._waiting: list[tuple[bytes, bytes, Done]] = []
         self._owed: list[tuple[bytes, bytes]] = []  # FINALs that the disk would not take
         self._scheduled: TimerHandle | None = None
@@ -197,11 +201,20 @@ class Journal:
         """ADMITs without their FINAL."""
         return len(self._open)
 
-    def admit(self, record: Admit) -> None:
-        """Raises JournalProblem; the request must then be refused."""
+    def admit(self, record: Admit, then: Done | None = None) -> None:
+        """Written when it returns; raises JournalProblem, and the request must be refused.
+
+        With `then` it is written in the next turn of the loop, with all others that came in this
+        one, and `then` is told whether it was.
+        """
         payload = _encode(record)
-        self._append(payload)
-        self._open[record.request_id] = [payload]
+        if then is None:
+            self._append(payload)
+            self._open[record.request_id] = [payload]
+            return
+        if not self._admitting:
+            self._loop.call_soon(self._write_admits)
+        self._admitting.append((record.request_id, payload, then))
 
     def checkpoint(self, *records: Checkpoint) -> None:
         """Raises JournalProblem; the requests may go on, their FINALs will tell."""
@@ -229,6 +242,8 @@ class Journal:
         """Write what waits, sync, and let go of the lock. Blocks for one fdatasync."""
         if self._fd < 0:
             return
+        if self._admitting:
+            self._write_admits()
         self._jobs.put(None)
         self._thread.join()
         group, self._waiting = self._waiting, []
@@ -257,7 +272,7 @@ class Journal:
 
     def _framed(self, payload: bytes) -> bytes:
         length = len(payload).to_bytes(4, "little")
-        crc = zlib.crc32(payload, zlib.crc32(length, self._crc_seed))
+        crc = zlib.crc32(length + payload, self._crc_seed)
         return length + crc.to_bytes(4, "little") + payload
 
     def _begin_file(self) -> None:
@@ -292,6 +307,20 @@ class Journal:
             self._sync(fd)
         finally:
             os.close(fd)
+
+    def _write_admits(self) -> None:
+        group, self._admitting = self._admitting, []
+        try:
+            self._append(*[payload for _, payload, _ in group])
+        except JournalProblem as problem:
+            log.error("nothing is served that cannot be metered: %s", problem)
+            for _, _, then in group:
+                then(False)
+            return
+        for request_id, payload, _ in group:
+            self._open[request_id] = [payload]
+        for _, _, then in group:
+            then(True)
 
     def _write_group(self) -> None:
         self._soon = False

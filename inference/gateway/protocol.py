@@ -291,7 +291,24 @@ class Exchange(Bill):
         self._where = where
         where.outstanding += 1
         self._wire = self._request(choice, where)
-        self._send()
+        if self.call.kind != "generate":
+            self._send()  # else once the ADMIT is written
+
+    def written(self, ok: bool) -> None:
+        if self.ended:
+            return
+        if ok:
+            self._send()
+            return
+        self.admitted = False
+        self.refuse(
+            Refusal(
+                503,
+                "Usage cannot be recorded right now, so nothing is served. Try again shortly.",
+                code="metering_unavailable",
+                retry_after=5,
+            )
+        )
 
     def _request(self, choice: Choice, where: Replica | Provider) -> bytes:
         """The bytes for the engine: the head is ours, and of the body what was checked."""
