@@ -170,8 +170,11 @@ def _limits(
         "form": form,
         "may_change": may_change,
         "scopes": [_("Here"), *(name for name, _subject in above)],
-        "rows": _together([subject, *(other for _name, other in above)], currency),
+        "rows": [],
     }
+    if above or not may_change:  # else the form has said it all
+        subjects = [subject, *(other for _name, other in above)]
+        context["rows"] = _together(subjects, currency)
     refused = form.errors or (other_form and other_form.errors)
     status = HTTPStatus.UNPROCESSABLE_ENTITY if refused else HTTPStatus.OK
     return render(request, template, context, status=status)
@@ -187,17 +190,19 @@ def _saved(form: LimitsForm, subject: Subject, by: Membership) -> bool:
 
 
 def _together(subjects: Sequence[Subject], currency: str) -> list[dict[str, Any]]:
-    """Of each kind of limit: what each subject has, and which is met first."""
+    """Of each kind of limit that is set: what each subject has, and which is met first."""
     of_each = [Limit.amounts_of(subject) for subject in subjects]
     rows = []
     for kind, label in KINDS.items():
         amounts = [amounts.get(kind) for amounts in of_each]
         tightest = min((a for a in amounts if a is not None), default=None)
+        if tightest is None:
+            continue
         cells = [
             {"text": "" if a is None else shown(kind, a, currency), "first": a == tightest}
             for a in amounts
         ]
-        rows.append({"label": label, "cells": cells, "any": tightest is not None})
+        rows.append({"label": label, "cells": cells})
     return rows
 
 
@@ -209,6 +214,9 @@ def shown(kind: Kind, amount: int, currency: str) -> str:
 
 
 def plain(amount: Decimal) -> Decimal:
-    """Without needless zeros, and without an exponent."""
+    """`12`, `12.50`, `0.0001`: no needless zeros, no exponent, cents as people write them."""
     short = amount.normalize()
-    return short.quantize(Decimal(1)) if short == short.to_integral_value() else short
+    if short == short.to_integral_value():
+        return short.quantize(Decimal(1))
+    exponent = min(int(short.as_tuple().exponent), -2)
+    return short.quantize(Decimal(1).scaleb(exponent))

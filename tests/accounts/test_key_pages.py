@@ -66,6 +66,32 @@ def test_expiry_and_models_are_chosen(bob_client: Client, acme: Organization) ->
     assert page.status_code == 422
 
 
+def test_websites_are_chosen_and_changed(bob_client: Client) -> None:
+    page = bob_client.post(NEW, form(bob_client, origins="https://app.example/x"))
+    assert page.status_code == 422 and page.context["form"].errors["origins"]
+    bob_client.post(NEW, form(bob_client, origins="https://App.example/\r\n\r\nhttp://x:80 "))
+    key = ApiKey.objects.get()
+    assert key.origins == ["http://x", "https://app.example"]
+    address = f"/o/acme/keys/{key.id}/"
+    shown_lines = bob_client.get(address).context["form"]["origins"].value()
+    assert shown_lines == "http://x\nhttps://app.example"
+    assert bob_client.post(address, {"origins": "nonsense"}).status_code == 422
+    assert bob_client.post(address, {"origins": ""}).url == address
+    key.refresh_from_db()
+    assert key.origins == []
+
+
+def test_an_ended_key_is_shown_and_not_changed(
+    bob_client: Client, acme: Organization, bob: User
+) -> None:
+    key, _ = ApiKey.issue(acme, bob, "old")
+    key.revoke(by=bob)
+    address = f"/o/acme/keys/{key.id}/"
+    assert "Revoked" in bob_client.get(address).content.decode()
+    answer = bob_client.post(address, {"origins": "*"}, follow=True)
+    assert "This key has ended." in answer.content.decode()
+
+
 def test_a_member_makes_no_management_key_however_the_form_is_sent(bob_client: Client) -> None:
     assert "kind" not in bob_client.get(NEW).context["form"].fields
     bob_client.post(NEW, form(bob_client, kind="management"))
@@ -120,9 +146,9 @@ def test_someone_elses_key_is_not_there(
     bob_client: Client, charlie_client: Client, acme: Organization, alice: User
 ) -> None:
     key, plain = ApiKey.issue(acme, alice, "hers")
-    for verb in ("revoke", "rotate"):
-        assert bob_client.post(f"/o/acme/keys/{key.id}/{verb}/").status_code == 404
-        assert charlie_client.post(f"/o/umbrella/keys/{key.id}/{verb}/").status_code == 404
+    for verb in ("", "revoke/", "rotate/", "limits/"):
+        assert bob_client.post(f"/o/acme/keys/{key.id}/{verb}").status_code == 404
+        assert charlie_client.post(f"/o/umbrella/keys/{key.id}/{verb}").status_code == 404
     assert ApiKey.authenticate(plain, "api")
 
 

@@ -9,6 +9,7 @@ from accounts.models import ApiKey, Organization, User
 from accounts.roles import Role
 from inference.gateway.tables import Meter, Window
 from inference.models import Instance, Limit
+from inference.views.limits import plain
 from tests.cast import signed_in
 from tests.inference.making import an_instance
 
@@ -126,3 +127,11 @@ def test_a_deleted_instance_has_no_such_page(
 ) -> None:
     Instance.objects.update(deleted_at="2026-01-01T00:00:00Z")
     assert alice_client.get(places["instance"]).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [("12", "12"), ("12.5", "12.50"), ("1200", "1200"), ("0.0001", "0.0001"), ("0", "0")],
+)
+def test_money_is_written_as_people_do(amount: str, shown: str) -> None:
+    assert str(plain(Decimal(amount))) == shown
