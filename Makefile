@@ -31,6 +31,7 @@ screenshots: .venv/.installed-dev  ## the pictures of the README
 	$(BIN)/pytest tests/journeys --screenshots
 
 bench: .venv/.installed-dev  ## figures and ratios of the hot path
+	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
 
 lock: .venv/.installed-dev  ## pin the dependencies anew

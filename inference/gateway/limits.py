@@ -13,13 +13,14 @@ and put right at the end; money is counted at the end: both may go beyond by wha
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Protocol
 
 from inference.gateway.errors import Refusal
 from inference.gateway.tables import Limit, Meter, Window
 
 METER_PATIENCE = 1.0  # seconds; then a process that hears nothing of the meter trusts itself
-LOW_WATER = 4  # a lease is renewed when less than one part in so many of it is left
+LOW_WATER = 2  # a lease is renewed when less than one part in 2 ** 2 of it is left
 NEVER = float("inf")
 MINUTE, DAY = 60, 86_400
 
@@ -56,8 +57,11 @@ class Lease:
     __slots__ = (
         "asked_at",
         "denied",
+        "counts_at_end",
         "end",
         "granted",
+        "is_slots",
+        "is_tokens",
         "left",
         "limit",
         "recalled",
@@ -70,6 +74,9 @@ class Lease:
 
     def __init__(self, limit: Limit, now: float) -> None:
         self.limit = limit
+        self.is_tokens = limit.meter is Meter.TOKENS
+        self.is_slots = limit.meter is Meter.CONCURRENT
+        self.counts_at_end = limit.meter is Meter.SPEND
         self.waiting: deque[Entry] = deque()
         self.turns: dict[bytes, None] = {}  # keys that had theirs while others waited, in order
         self.recalled = False  # others want it: what is free goes back at once
@@ -89,7 +96,7 @@ class Lease:
         return self.granted - self.used
 
     def need(self, tokens: int) -> int:
-        return max(tokens, 1) if self.limit.meter is Meter.TOKENS else 1
+        return (tokens or 1) if self.is_tokens else 1
 
 
 class Broker(Protocol):
@@ -119,28 +126,30 @@ class Broker(Protocol):
 class Permit:
     """A request that its limits have let in. `leave` must be called once."""
 
-    __slots__ = ("_limiter", "_starts", "leases", "tokens")
+    __slots__ = ("_at", "_limiter", "leases", "tokens")
 
-    def __init__(self, limiter: "Limiter", leases: list[Lease], tokens: int) -> None:
+    def __init__(self, limiter: "Limiter", leases: list[Lease], tokens: int, at: float) -> None:
         self._limiter = limiter
+        self._at = at
         self.leases = leases
-        self._starts = [lease.start for lease in leases]
         self.tokens = tokens
 
     def leave(self, tokens: int, spend: int) -> None:
         """It has ended, and used so many tokens and nano-units."""
-        for lease, start in zip(self.leases, self._starts, strict=True):
-            meter = lease.limit.meter
-            if meter is Meter.CONCURRENT:
-                self._limiter._freed(lease)
-            elif meter is Meter.TOKENS and lease.start == start:
-                self._limiter._corrected(lease, tokens - max(self.tokens, 1))
-            elif meter is Meter.SPEND and spend:
+        for lease in self.leases:
+            if lease.is_slots:
+                lease.used -= 1
+                if lease.recalled or lease.waiting:
+                    self._limiter._freed(lease)
+            elif lease.is_tokens:
+                if lease.start <= self._at:  # still the window in which they were set aside
+                    self._limiter._corrected(lease, tokens - (self.tokens or 1))
+            elif lease.counts_at_end and spend:
                 self._limiter._corrected(lease, spend)
 
     def headers(self) -> bytes:
         """`x-ratelimit-*` as OpenAI sends them, of the tightest limit of each kind."""
-        return headers(self.leases, self._limiter.now())
+        return headers(self.leases, self._at)
 
 
 class Entry:
@@ -192,13 +201,18 @@ class Limiter:
                     self._ask(lease)
             lease.limit = limit
             leases.append(lease)
-            if lease.waiting or lease.granted - lease.used < lease.need(tokens):
+            need = (tokens or 1) if lease.is_tokens else 1
+            if lease.granted - lease.used < need or lease.waiting:
                 short = True
         if not short:
-            self._take(leases, tokens)
-            return Permit(self, leases, tokens)
+            for lease in leases:
+                if not lease.counts_at_end:
+                    lease.used += (tokens or 1) if lease.is_tokens else 1
+                if lease.granted - lease.used < lease.granted >> LOW_WATER:
+                    self._renew(lease)
+            return Permit(self, leases, tokens, now)
         for lease in leases:
-            if lease.limit.meter is Meter.TOKENS and tokens > lease.limit.amount:
+            if lease.is_tokens and tokens > lease.limit.amount:
                 raise _too_large(lease, tokens)
             if lease.denied and lease.free < lease.need(tokens):
                 raise self._refusal(lease, leases)
@@ -223,7 +237,7 @@ class Limiter:
         lease.left = left
         lease.denied = units == 0
         self._pump(lease)
-        if lease.limit.meter is Meter.CONCURRENT:
+        if lease.is_slots:
             lease.denied = False  # a slot may be free at any time: the next one asks again
 
     def recall(self, limit_id: bytes, start: int) -> None:
@@ -231,7 +245,7 @@ class Limiter:
         lease = self._leases.get(limit_id)
         if lease is None or lease.start != start:
             return
-        lease.recalled = lease.limit.meter is Meter.CONCURRENT
+        lease.recalled = lease.is_slots
         units = max(lease.free, 0)
         lease.granted -= units
         self._broker.give(lease, units)
@@ -269,15 +283,8 @@ class Limiter:
 
     # taking
 
-    def _take(self, leases: list[Lease], tokens: int) -> None:
-        for lease in leases:
-            if lease.limit.meter is not Meter.SPEND:
-                lease.used += lease.need(tokens)
-            if lease.granted - lease.used < lease.granted // LOW_WATER:
-                self._renew(lease)
-
     def _renew(self, lease: Lease) -> None:
-        if not (lease.asked_at or lease.denied) and lease.limit.meter is not Meter.CONCURRENT:
+        if not (lease.asked_at or lease.denied or lease.is_slots):
             self._ask(lease)
 
     def _ask(self, lease: Lease, *, wait: bool = False) -> None:
@@ -287,18 +294,18 @@ class Limiter:
         lease.asked_at = self.now()
         needed = sum(lease.need(entry.tokens) for entry in lease.waiting)
         share = lease.left // (4 * self._broker.processes)
-        if lease.limit.meter is Meter.CONCURRENT:
+        if lease.is_slots:
             share = min(share, needed)
         beyond, lease.unbacked = lease.unbacked, 0
         want = max(needed - lease.free, share, 1) + beyond
         self._broker.ask(lease, want, beyond=beyond, wait=wait)
 
     def _freed(self, lease: Lease) -> None:
-        lease.used -= 1
+        """A slot is free, and somebody waits for it."""
         if lease.recalled:
             lease.granted -= 1
             self._broker.give(lease, 1)
-        elif lease.waiting:
+        else:
             self._pump(lease)
 
     def _corrected(self, lease: Lease, more: int) -> None:
@@ -340,8 +347,10 @@ class Limiter:
                 self._remove(lease, entry)
                 lease.turns.pop(entry.key_id, None)
                 lease.turns[entry.key_id] = None
-                self._take(entry.leases, entry.tokens)
-                entry.ready(Permit(self, entry.leases, entry.tokens))
+                for each in entry.leases:
+                    if not each.counts_at_end:
+                        each.used += each.need(entry.tokens)
+                entry.ready(Permit(self, entry.leases, entry.tokens, self.now()))
             elif short is not lease:
                 self._move(lease, short, entry)
             elif lease.denied and not entry.queued:
@@ -430,7 +439,7 @@ def _whose(limit: Limit) -> str:
 
 
 def _is_slot(lease: Lease) -> bool:
-    return lease.limit.meter is Meter.CONCURRENT and lease.limit.scope == "instance"
+    return lease.is_slots and lease.limit.scope == "instance"
 
 
 def _in_turn(lease: Lease) -> list[Entry]:
@@ -452,35 +461,39 @@ def _in_turn(lease: Lease) -> list[Entry]:
 
 def headers(leases: list[Lease], now: float) -> bytes:
     """https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers"""
+    requests: Lease | None = None
+    tokens: Lease | None = None
+    fewest = least = 0
+    for lease in leases:
+        if lease.is_slots or lease.counts_at_end:
+            continue
+        left = lease.left + lease.granted - lease.used
+        if lease.is_tokens:
+            if tokens is None or left < least:
+                tokens, least = lease, left
+        elif requests is None or left < fewest:
+            requests, fewest = lease, left
     lines = b""
-    for meter, name in ((Meter.REQUESTS, b"Requests"), (Meter.TOKENS, b"Tokens")):
-        tightest: Lease | None = None
-        least = 0
-        for lease in leases:
-            if lease.limit.meter is meter:
-                left = lease.left + lease.granted - lease.used
-                if tightest is None or left < least:
-                    tightest, least = lease, left
-        if tightest is not None:
-            lines += (
-                b"X-RateLimit-Limit-%b: %d\r\nX-RateLimit-Remaining-%b: %d\r\n"
-                b"X-RateLimit-Reset-%b: %b\r\n"
-                % (
-                    name,
-                    tightest.limit.amount,
-                    name,
-                    max(0, least),
-                    name,
-                    _duration(tightest.end - now),
-                )
-            )
+    if requests is not None:
+        left = fewest if fewest > 0 else 0
+        lines = _REQUESTS % (requests.limit.amount, left, _duration(int(requests.end - now) + 1))
+    if tokens is not None:
+        left = least if least > 0 else 0
+        lines += _TOKENS % (tokens.limit.amount, left, _duration(int(tokens.end - now) + 1))
     return lines
 
 
-def _duration(seconds: float) -> bytes:
+_LINES = (
+    b"X-RateLimit-Limit-%b: %%d\r\nX-RateLimit-Remaining-%b: %%d\r\nX-RateLimit-Reset-%b: %%b\r\n"
+)
+_REQUESTS = _LINES % ((b"Requests",) * 3)
+_TOKENS = _LINES % ((b"Tokens",) * 3)
+
+
+@lru_cache(maxsize=4096)
+def _duration(seconds: int) -> bytes:
     """As OpenAI writes it: `1s`, `6m0s`, `23h59m2s`."""
-    whole = max(1, round(seconds + 0.5))
-    hours, rest = divmod(whole, 3600)
+    hours, rest = divmod(max(1, seconds), 3600)
     minutes, rest = divmod(rest, 60)
     if hours:
         return b"%dh%dm%ds" % (hours, minutes, rest)

@@ -1,10 +1,12 @@
 """What a request costs on its way: straight to the engine, through the gateway, on uvicorn's port.
 
-    make bench      (needs gcc and wrk; nginx is measured too where it is installed)
+    make bench      (needs gcc and wrk; nginx is measured too where it is installed, and vllm-router
+                    and LiteLLM once `python -m tests.benchmarks.others` has installed them)
 
 A mock engine in C answers at once, so that what is measured is the way. What is measured has a core
 of its own; engine and load share another, so requests per second are a floor and the CPU time per
-request is the figure to trust. Prints a table and, as its last line, the same as JSON.
+request is the figure to trust. The gateway has all of its features on: keys, three limits with
+leases, journal with fsync, metrics. Prints a table, writes `bench.json`, prints the ratios last.
 """
 
 import argparse
@@ -23,7 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import others
+
 HERE = Path(__file__).parent
+RESULT = HERE / "bench.json"
 TICKS = os.sysconf("SC_CLK_TCK")
 MEASURED, OTHERS = 0, 1  # cores
 PATH = "/v1/chat/completions"
@@ -45,13 +50,16 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=6, help="per measurement")
     parser.add_argument("--streams", type=int, default=500, help="at a time, 50 tokens/s each")
-    parser.add_argument("--only", action="append", default=[], help="one of the ways; may be repeated")
+    parser.add_argument(
+        "--only", action="append", default=[], help="one of the ways; may be repeated"
+    )
     parser.add_argument("--serve", choices=["alone", "unsynced", "mounted"], help=argparse.SUPPRESS)
     parser.add_argument("--engine", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve, options.engine, options.port)
+        return serve(options.serve, options.engine, options.port, options.home)
     missing = [tool for tool in ("gcc", "wrk", "taskset") if not shutil.which(tool)]
     if missing:
         print(f"Install {', '.join(missing)} first.", file=sys.stderr)
@@ -59,8 +67,33 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         figures = Bench(Path(folder), options.seconds, options.streams, options.only).run()
     show(figures)
-    print(json.dumps(figures))
+    told = {"ways": figures, "ratios": ratios(figures)}
+    RESULT.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told["ratios"]))
     return 0
+
+
+def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
+    """The gateway beside its peers, as far as both were measured."""
+    ours = figures.get("gateway", {})
+
+    def beside(name: str, peer: str, figure: str) -> dict[str, float]:
+        theirs = figures.get(peer, {}).get(figure)
+        return {name: round(ours[figure] / theirs, 3)} if ours and theirs else {}
+
+    found = (
+        beside("cpu_vs_vllm_router", "vllm-router", "cpu_us")
+        | beside("cpu_vs_nginx", "nginx", "cpu_us")
+        | beside("rps_vs_litellm", "litellm", "rps")
+        | beside("stream_cpu_vs_nginx", "nginx", "cpu_s_per_million_tokens")
+        | beside("stream_cpu_vs_vllm_router", "vllm-router", "cpu_s_per_million_tokens")
+    )
+    if ours and "straight" in figures:
+        straight = figures["straight"]["p50_ms_of_one"]
+        found["added_p50_ms"] = round(ours["p50_ms_of_one"] - straight, 3)
+        if unsynced := figures.get("gateway, no fsync"):
+            found["added_p50_ms_without_fsync"] = round(unsynced["p50_ms_of_one"] - straight, 3)
+    return found
 
 
 class Bench:
@@ -73,6 +106,7 @@ class Bench:
 
     def run(self) -> dict[str, dict[str, float]]:
         ways = ["straight", *(["nginx"] if shutil.which("nginx") else [])]
+        ways += [name for name in others.PEERS if others.installed(name)]
         ways += ["gateway", "gateway, no fsync", "mounted in uvicorn"]
         ways = [way for way in ways if not self.only or way in self.only]
         return {way: self.whole(way) | self.streamed(way) for way in ways}
@@ -97,7 +131,8 @@ class Bench:
         with self.engine(20) as engine, self.on_the_way(way, engine) as (port, key, process):
             command = [str(self.folder / "sseload"), str(port), PATH, key, "mock-model"]
             began = cpu_seconds(process)
-            out = run_elsewhere([*command, str(self.streams), "100", str(self.seconds), "3"])
+            streams = str(min(self.streams, others.MOST_STREAMS.get(way, self.streams)))
+            out = run_elsewhere([*command, streams, "100", str(self.seconds), "3"])
             spent = cpu_seconds(process) - began
             memory = resident_mib(process)
         told = json.loads(out)
@@ -148,12 +183,25 @@ class Bench:
             config.write_text(NGINX.format(folder=self.folder, engine=engine, port=port))
             with running(["nginx", "-c", str(config)], MEASURED, port) as process:
                 yield port, key, process
+        elif way in others.PEERS:
+            command = others.command(way, engine, port, self.folder)
+            with running(command, MEASURED, port, patience=120) as process:
+                yield port, others.KEY, process
         else:
             mode = {"gateway": "alone", "mounted in uvicorn": "mounted"}.get(way, "unsynced")
             command = [sys.executable, "-m", "tests.benchmarks.gateway", "--serve", mode]
-            command += ["--engine", str(engine), "--port", str(port)]
-            with running(command, MEASURED, port, say_key=True) as process:
-                yield port, KEYS.pop(), process
+            home = tempfile.mkdtemp(dir=self.folder, prefix="home-")
+            command += ["--engine", str(engine), "--port", str(port), "--home", home]
+            meter = [sys.executable, "-m", "tests.benchmarks.meter"]
+            granting = subprocess.Popen(
+                ["taskset", "-c", str(OTHERS), *meter], env=os.environ | {"MODELPORT_HOME": home}
+            )
+            try:
+                with running(command, MEASURED, port, say_key=True) as process:
+                    yield port, KEYS.pop(), process
+            finally:
+                granting.kill()
+                granting.wait()
 
 
 KEYS: list[str] = []
@@ -161,7 +209,7 @@ KEYS: list[str] = []
 
 @contextmanager
 def running(
-    command: list[str], core: int, port: int, *, say_key: bool = False
+    command: list[str], core: int, port: int, *, say_key: bool = False, patience: int = 10
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command], stdout=subprocess.PIPE if say_key else None
@@ -169,7 +217,7 @@ def running(
     try:
         if process.stdout:
             KEYS.append(process.stdout.readline().decode().strip())
-        wait_for(port)
+        wait_for(port, patience)
         yield process
     finally:
         process.terminate()
@@ -183,8 +231,8 @@ def run_elsewhere(command: list[str], **given: Any) -> str:
     return subprocess.run(pinned, check=True, capture_output=True, text=True, **given).stdout
 
 
-def wait_for(port: int) -> None:
-    for _ in range(200):
+def wait_for(port: int, seconds: int) -> None:
+    for _ in range(20 * seconds):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
@@ -198,9 +246,9 @@ def free_port() -> int:
 
 
 def family(pid: int) -> list[int]:
-    """The process and its children (nginx works in one)."""
+    """The process, its children and theirs (nginx works in one)."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(int(child) for child in children)]
+    return [pid, *(each for child in children for each in family(int(child)))]
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
@@ -230,11 +278,10 @@ def show(figures: dict[str, dict[str, float]]) -> None:
 # ------------------------------------------------------------------ the process that is measured
 
 
-def serve(mode: str, engine: int, port: int) -> int:
+def serve(mode: str, engine: int, port: int, home: Path) -> int:
     import uvloop  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory(prefix="bench-home-") as home:
-        uvloop.run(_serve(mode, engine, port, Path(home)))
+    uvloop.run(_serve(mode, engine, port, home))
     return 0
 
 
@@ -247,7 +294,7 @@ async def _serve(mode: str, engine: int, port: int, home: Path) -> None:
     from inference.gateway.server import GatewayRuntime, mounted  # noqa: PLC0415
     from portal.lib import env  # noqa: PLC0415
     from portal.lib.ids import uuid7  # noqa: PLC0415
-    from tests.gateway.tables import StillSnapshot  # noqa: PLC0415
+    from tests.gateway.tables import StillSnapshot, limit  # noqa: PLC0415
 
     snapshot = StillSnapshot("")
     environment = env.read({"MODELPORT_HOME": str(home)})
@@ -255,8 +302,13 @@ async def _serve(mode: str, engine: int, port: int, home: Path) -> None:
     instance = snapshot.add_instance("mock-model")
     address = f"http://127.0.0.1:{engine}"
     instance.replicas.append(Replica(uuid7().bytes, instance.id, address, 2048))
-    key = snapshot.add_key(environment.secret("api_key_pepper"))
+    generous = tuple(limit(10**12, meter) for meter in ("requests", "tokens")) + (
+        limit(10**6, "concurrent", "now"),
+    )
+    key = snapshot.add_key(environment.secret("api_key_pepper"), limits=generous)
     await runtime.start()
+    while runtime.leases._writer is None:
+        await asyncio.sleep(0.05)
     print(key, flush=True)
     if mode == "mounted":
         await Server(
