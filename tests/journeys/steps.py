@@ -46,6 +46,37 @@ def make_key(page: Page, name: str = "my laptop") -> str:
     return page.locator("#new-key").inner_text().strip()
 
 
+def add_provider(page: Page, name: str = "openai") -> None:
+    page.get_by_role("link", name="Providers").first.click()
+    page.get_by_role("link", name="Add a provider").click()
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Base URL").fill("https://api.example.com/v1")
+    page.get_by_label("Its API key").fill("sk-secret")
+    page.get_by_role("button", name="Add the provider").click()
+
+
+def make_route(page: Page, name: str, *places: str) -> None:
+    """A chain: each place is tried when those before it cannot answer."""
+    page.get_by_role("link", name="Routes").first.click()
+    page.get_by_role("link", name=re.compile("New route|Make a route")).click()
+    page.get_by_label("Name").fill(name)
+    for number, place in enumerate(places, 1):
+        row = page.get_by_role("group", name=f"Target {number}")
+        row.get_by_label("Leads to").select_option(label=place)
+        row.get_by_label("Order").select_option(label=str(number))
+        if place == "openai":
+            row.get_by_label("Model there").fill("gpt-5")
+    page.get_by_role("button", name="Make the route").click()
+    expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+
+
+def address_of(page: Page, link: str) -> str:
+    """Where a link on this page leads, without the slash at its end."""
+    href = page.get_by_role("main").get_by_role("link", name=link, exact=True).get_attribute("href")
+    assert href is not None
+    return href.rstrip("/")
+
+
 def sdk(portal: Running, key: str) -> OpenAI:
     return OpenAI(base_url=f"{portal.url}/v1", api_key=key, max_retries=0)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from openai import RateLimitError
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from tests.journeys import steps
@@ -29,14 +30,25 @@ SIGNED_IN = [
     "/o/pages/models/bundled/modelport/demo/",
     "/o/pages/instances/",
     "/o/pages/instances/new/?source=bundled&model=modelport/demo",
-    "INSTANCE",
-    "INSTANCE/logs/",
-    "INSTANCE/events/",
+    "{instance}/",
+    "{instance}/logs/",
+    "{instance}/events/",
+    "{instance}/limits/",
+    "/o/pages/routes/",
+    "/o/pages/routes/new/",
+    "{route}/",
+    "{route}/delete/",
+    "/o/pages/providers/",
+    "/o/pages/providers/new/",
+    "{provider}/",
     "/o/pages/playground/",
     "/o/pages/keys/",
     "/o/pages/keys/new/",
+    "{key}/",
+    "{key}/limits/",
     "/o/pages/members/",
     "/o/pages/settings/",
+    "/o/pages/settings/limits/",
     "/o/pages/usage/",
     "/organizations/new/",
     "/nowhere/",
@@ -60,7 +72,14 @@ def session(browser: Browser, portal: Running) -> Iterator[dict[str, Any]]:
     deadline = time.monotonic() + 15
     while "No usage" in page.content() and time.monotonic() < deadline:
         page.goto(f"{portal.url}/o/pages/usage/")
-    yield {"state": context.storage_state(), "instance": instance, "key": key}
+    places = {"instance": instance}
+    page.goto(f"{portal.url}/o/pages/keys/")
+    places["key"] = steps.address_of(page, "my laptop")
+    steps.add_provider(page)
+    places["provider"] = steps.address_of(page, "Replace the key of openai")
+    steps.make_route(page, "chat", "demo", "openai")
+    places["route"] = steps.address_of(page, "chat")
+    yield {"state": context.storage_state(), "key": key, "places": places}
     context.close()
 
 
@@ -100,7 +119,7 @@ def test_every_page_is_sound(
         context = open_context(storage_state=state, bypass_csp=True, **options)
         for address in addresses:
             page = context.new_page()
-            page.goto(portal.url + address.replace("INSTANCE", session["instance"]))
+            page.goto(portal.url + address.format(**session["places"]))
             page.wait_for_timeout(150)
             check(page, f"{address} ({theme}, {width})")
             page.close()
@@ -110,7 +129,7 @@ def test_no_page_breaks_its_own_content_policy(
     signed_in: Page, portal: Running, session: dict[str, Any]
 ) -> None:
     for address in SIGNED_IN[:-1]:  # the last one is a 404, which the console remarks on
-        signed_in.goto(portal.url + address.replace("INSTANCE", session["instance"]))
+        signed_in.goto(portal.url + address.format(**session["places"]))
 
 
 def test_an_answer_streams_stops_and_stays_text(signed_in: Page, portal: Running) -> None:
@@ -146,6 +165,50 @@ def test_the_keyboard_alone_is_enough(signed_in: Page, portal: Running) -> None:
     page.keyboard.press("g")
     page.keyboard.press("i")
     expect(page.get_by_role("heading", name="Instances", level=1)).to_be_visible()
+
+
+def test_a_route_is_made_and_called_without_javascript(
+    open_context: Callable[..., BrowserContext], portal: Running, session: dict[str, Any]
+) -> None:
+    context = open_context(storage_state=session["state"], java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{portal.url}/o/pages/routes/new/")
+    page.get_by_label("Name").fill("alias")
+    page.get_by_role("button", name="More rows").click()
+    expect(page.get_by_role("group", name="Target 4")).to_be_visible()
+    page.get_by_role("group", name="Target 4").get_by_label("Leads to").select_option(label="demo")
+    page.get_by_label("Name").press("Enter")
+    expect(page.get_by_role("cell", name="alias", exact=True)).to_be_visible()
+    page.wait_for_timeout(1000)  # until the gateway has heard
+    answer = steps.sdk(portal, session["key"]).chat.completions.create(
+        model="alias", messages=[{"role": "user", "content": "Hello"}]
+    )
+    assert answer.usage is not None
+
+
+def test_a_limit_of_a_key_holds_as_soon_as_it_is_saved(
+    signed_in: Page, portal: Running, session: dict[str, Any]
+) -> None:
+    page = signed_in
+    page.goto(f"{portal.url}/o/pages/keys/new/")
+    page.get_by_label("Name", exact=True).fill("limited")
+    page.get_by_role("button", name="Make the key").click()
+    key = page.locator("#new-key").inner_text().strip()
+    page.goto(f"{portal.url}/o/pages/keys/")
+    page.get_by_role("link", name="limited", exact=True).click()
+    page.get_by_role("main").get_by_role("link", name="Limits").click()
+    page.get_by_label("Requests per day").fill("1")
+    page.get_by_label("Requests per day").press("Enter")
+    expect(page.get_by_label("Requests per day")).to_have_value("1")
+    page.wait_for_timeout(1000)  # until the gateway has heard
+    client = steps.sdk(portal, key)
+    client.models.list()
+    ask = {"model": "demo", "messages": [{"role": "user", "content": "Hello"}]}
+    client.chat.completions.create(**ask)  # type: ignore[call-overload]
+    with pytest.raises(RateLimitError) as refused:
+        client.chat.completions.create(**ask)  # type: ignore[call-overload]
+    assert refused.value.code == "rate_limit_exceeded"
+    assert refused.value.response.headers["x-ratelimit-limit-requests"] == "1"
 
 
 def test_the_theme_is_remembered(signed_in: Page, portal: Running) -> None:
