@@ -170,6 +170,8 @@ class Wider:
         first = {"input_tokens": len(request.prompt), "output_tokens": 0}
         begun = message | {"stop_reason": None, "stop_sequence": None, "usage": first}
         reply.named("message_start", {"type": "message_start", "message": begun})
+        block = {"type": "content_block_start", "content_block": {"type": "text", "text": ""}}
+        reply.named("content_block_start", block | {"index": 0})
         for count, piece in enumerate(request.pieces):
             await asyncio.sleep(request.knob("delay", self.delay))
             if request.knob("drop_after") and count >= request.knob("drop_after"):
@@ -180,6 +182,7 @@ class Wider:
             data = {"type": "content_block_delta", "delta": delta, "index": 0}
             reply.named("content_block_delta", data)
             await reply.drain()
+        reply.named("content_block_stop", {"type": "content_block_stop", "index": 0})
         delta = {"stop_reason": stop, "stop_sequence": None}
         reply.named("message_delta", {"type": "message_delta", "delta": delta, "usage": usage})
         reply.named("message_stop", {"type": "message_stop"})

@@ -23,3 +23,9 @@ def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
 async def house() -> AsyncIterator[houses.House]:
     async with houses.house() as made:
         yield made
+
+
+@pytest.fixture
+async def house_tables(house: houses.House):
+    """The authenticator of a gateway, and the one key that it knows."""
+    return house.runtime.authenticator, house.key
