@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
 from django.db import DatabaseError, transaction
 
 from accounts.models import Organization
-from billing.models import PriceBook, PriceVersion, Rate
+from billing import usage
+from billing.models import PriceBook, PriceVersion, Rate, UsageEvent
 from billing.models.price import FREE_BOOK, FREE_VERSION
+from tests.billing.records import admit, final
 
 pytestmark = pytest.mark.django_db
 
@@ -53,3 +56,10 @@ def test_an_organizations_own_book_comes_before_the_houses(acme: Organization) -
     own = PriceBook.objects.create(name="Acme", currency="TWD", organization=acme)
     PriceBook.objects.create(name="House", currency="EUR")
     assert PriceBook.of(acme) == own
+
+
+def test_a_row_of_usage_names_the_price_that_it_fell_under(acme: Organization) -> None:
+    request = admit(acme)
+    request.price_version = UUID(FREE_VERSION).bytes
+    usage.ingest([(request, final(request))])
+    assert PriceVersion.objects.get(id=UsageEvent.objects.get().price_version_id)
