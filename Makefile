@@ -3,7 +3,7 @@ PYTHON := $(shell command -v python3.11 || command -v python3 || echo python3)
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help up test check lock assets screenshots bench
+.PHONY: help up test check lock assets screenshots bench chaos
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ screenshots: .venv/.installed-dev  ## the pictures of the README
 bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
+
+chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
+	$(BIN)/python -m tests.chaos
 
 lock: .venv/.installed-dev  ## pin the dependencies anew
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt pyproject.toml

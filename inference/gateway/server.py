@@ -43,7 +43,7 @@ DRAIN_TIMEOUT = 25.0  # seconds that answers under way have to end
 CHECKPOINT_EVERY = 0.25  # seconds between notes of what streams have used so far
 LOOK_EVERY = 1.0  # seconds between looks for what has taken too long
 BACKLOG = 4096
-SHORT_LIFE = 10.0  # seconds; a worker that lives shorter may be one that cannot live
+SHORT_LIFE = 3.0  # seconds; a worker that lives shorter may be one that cannot live
 LONGEST_BACKOFF = 30.0  # seconds between two tries
 
 

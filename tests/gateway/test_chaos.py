@@ -1,0 +1,19 @@
+"""The short form of `make chaos` (P1, P2, P3)."""
+
+import json
+import os
+import subprocess
+import sys
+
+OURS = {"DATABASE_URL", "REDIS_URL", "MODELPORT_HOME"}  # the storm has servers of its own
+
+
+def test_nothing_is_lost_double_or_overcharged_under_kills():
+    environ = {name: value for name, value in os.environ.items() if name not in OURS}
+    storm = [sys.executable, "-m", "tests.chaos", "--requests", "200", "--kills", "5"]
+    done = subprocess.run(storm, env=environ, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["kills"] == 5
+    assert found["lost"] == found["double"] == found["overcharged"] == found["unequal"] == 0
+    assert found["answered_whole"] > 50
