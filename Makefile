@@ -35,7 +35,7 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.gateway
 
 chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
-	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.storm
 
 lock: .venv/.installed-dev  ## pin the dependencies anew
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt pyproject.toml

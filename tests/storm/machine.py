@@ -27,7 +27,7 @@ class Machine:
         self.record = home / "engine.jsonl"
         self.record.touch()
         self.draw = random.Random(seed)  # noqa: S311
-        self.log = (home / "chaos.log").open("wb")
+        self.log = (home / "storm.log").open("wb")
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.kills = 0
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -37,7 +37,7 @@ class Machine:
             "DATABASE_URL": self.env.database,
             "REDIS_URL": self.env.redis,
             "DJANGO_SETTINGS_MODULE": "portal.settings",
-            "CHAOS_RECORD": str(self.record),
+            "STORM_RECORD": str(self.record),
         }
 
     def start(self) -> str:
@@ -47,10 +47,10 @@ class Machine:
         self._begin_redis()
         at = str(self.home / "engine.sock")
         flags = ["force-include-usage", "prompt-tokens-details", "request-id-headers"]
-        self._python("engine", "tests.chaos.engine", "--served-model-name", "demo", "--uds", at,
+        self._python("engine", "tests.storm.engine", "--served-model-name", "demo", "--uds", at,
                      *[f"--enable-{flag}" for flag in flags])  # fmt: skip
         key = subprocess.run(
-            [sys.executable, "-m", "tests.chaos.prepare", f"unix:{at}"],
+            [sys.executable, "-m", "tests.storm.prepare", f"unix:{at}"],
             env=self._given,
             check=True,
             stdout=subprocess.PIPE,

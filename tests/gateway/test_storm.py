@@ -10,10 +10,10 @@ OURS = {"DATABASE_URL", "REDIS_URL", "MODELPORT_HOME"}  # the storm has servers 
 
 def test_nothing_is_lost_double_or_overcharged_under_kills():
     environ = {name: value for name, value in os.environ.items() if name not in OURS}
-    storm = [sys.executable, "-m", "tests.chaos", "--requests", "200", "--kills", "5"]
+    storm = [sys.executable, "-m", "tests.storm", "--requests", "200", "--kills", "5"]
     done = subprocess.run(storm, env=environ, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["kills"] == 5
     assert found["lost"] == found["double"] == found["overcharged"] == found["unequal"] == 0
-    assert found["answered_whole"] > 50
+    assert found["whole"] > 50

@@ -28,7 +28,7 @@ def main(address: str) -> None:
         address=address,
         context_length=2048,
     )
-    print(ApiKey.issue(acme, alice, "chaos")[1])
+    print(ApiKey.issue(acme, alice, "storm")[1])
 
 
 if __name__ == "__main__":
