@@ -388,6 +388,11 @@ class Limiter:
             self._ask(where)
             return
         silent = where.asked_at and now - where.asked_at >= METER_PATIENCE * 0.9
+        if where.asked_at and not silent and not entry.queued:
+            # A meter that has begun anew was asked a moment ago, and has not had its time yet.
+            left = where.asked_at + METER_PATIENCE - now
+            entry.cancel = self._broker.later(left, lambda: self._waited(where, entry))
+            return
         if entry.queued or not silent or where.used + where.need(entry.tokens) > where.limit.amount:
             where.waiting.remove(entry)
             entry.ready(self._refusal(where, entry.leases))

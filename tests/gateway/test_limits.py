@@ -212,6 +212,19 @@ def test_with_the_meter_away_a_process_holds_the_limit_by_itself():
     assert meter.asked[-1][2] == 3  # the meter is told of what was used
 
 
+def test_a_meter_that_begins_anew_has_its_time_to_answer():
+    meter = Meter(1)
+    limiter = Limiter(meter)
+    _, later = enter(limiter, limit(10, "concurrent", "now"))
+    meter.asked.clear()  # it was killed with the question
+    meter.pass_time(0.6)
+    limiter.ask_again()
+    meter.pass_time(0.6)
+    assert not later
+    meter.answer(limiter)
+    assert isinstance(later[0], Permit)
+
+
 def test_whoever_is_gone_waits_no_more():
     meter = Meter(0)
     limiter = Limiter(meter)
