@@ -4,13 +4,27 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_GET
 
+from accounts.models import Organization
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
 from inference.engines import ENGINES
 from inference.lifecycle import InstanceState
-from inference.models import Instance
+from inference.models import Instance, Route
 
 CHAT = "/v1/chat/completions"  # an engine that embeds does not answer
+
+
+def _routes_to(names: list[str], organization: Organization) -> list[str]:
+    """The routes that lead to one of these instances, or to a provider."""
+    routes = Route.objects.for_organization(organization).prefetch_related("targets__instance")
+    return [
+        route.name
+        for route in routes
+        if any(
+            target.instance is None or target.instance.name in names
+            for target in route.targets.all()
+        )
+    ]
 
 
 @require_GET
@@ -23,6 +37,7 @@ def playground(request: TenantRequest) -> HttpResponse:
         for instance in ready.filter(state=InstanceState.READY, desired="running").order_by("name")
         if CHAT in ENGINES[instance.engine].endpoints(instance.settings)
     ]
+    names += _routes_to(names, request.organization)
     wanted = request.GET.get("model")
     context = {
         "names": names,

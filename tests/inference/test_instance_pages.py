@@ -6,7 +6,8 @@ from django.test import Client
 from accounts.models import Organization, User
 from accounts.roles import Role
 from inference import demo
-from inference.models import Instance, Replica
+from inference.models import Instance, Replica, Route
+from inference.models.route import Way
 
 NEW = "/o/acme/instances/new/"
 WANTED = {"source": "bundled", "model": demo.MODEL_ID, "name": "demo"}
@@ -135,3 +136,13 @@ def test_lists_and_the_playground_know_their_instances(
     assert "No instance is ready" in alice_client.get("/o/acme/playground/").content.decode()
     Instance.objects.update(state="ready")
     assert 'value="demo"' in alice_client.get("/o/acme/playground/").content.decode()
+
+
+def test_the_playground_offers_the_routes_that_lead_somewhere(
+    alice_client: Client, acme: Organization, alice: User, instance: Instance
+) -> None:
+    Route.make(acme, alice, name="support-bot", ways=[Way(instance=instance)])
+    page = "/o/acme/playground/"
+    assert 'value="support-bot"' not in alice_client.get(page).content.decode()
+    Instance.objects.update(state="ready")
+    assert 'value="support-bot"' in alice_client.get(page).content.decode()
