@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from portal.embedded import Postgres, Redis
+from portal.embedded import EmbeddedProblem, Postgres, Redis
 from portal.lib.env import read
 from portal.lib.processes import die_with_parent
 
@@ -82,10 +82,21 @@ class Machine:
         )
 
     def _begin_postgres(self) -> None:
-        server = Postgres(self.env)
-        server.prepare()
-        self.processes["postgres"] = process = server.start(self.log.fileno())
-        server.wait(process)
+        until = time.monotonic() + 30
+        while (
+            True
+        ):  # those that outlive a killed server for a moment keep the next one from its data
+            server = Postgres(self.env)
+            server.prepare()
+            self.processes["postgres"] = process = server.start(self.log.fileno())
+            try:
+                server.wait(process)
+                return
+            except EmbeddedProblem:
+                process.kill()
+                process.wait()
+                if time.monotonic() > until:
+                    raise
 
     def _begin_redis(self) -> None:
         server = Redis(self.env)
