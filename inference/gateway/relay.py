@@ -2,8 +2,8 @@
 PURE.
 
 Server-sent events end with an empty line, wherever the network cut them. What an event says stays
-byte for byte, save the usage that the client did not ask for. The closing `[DONE]` is held back,
-for the bill must be on disk before the client can think that all is over.
+byte for byte, save the usage that the client did not ask for. The closing usage and `[DONE]` are
+held back, for the bill must be on disk before the client can think that all is over.
 """
 
 from billing.usage_record import Usage
@@ -122,7 +122,7 @@ class Relay:
     def _event(self, event: bytes) -> bytes:
         if event == DONE:
             self.done = True
-            self.tail = DONE + b"\n\n"
+            self.tail += DONE + b"\n\n"
             return b""
         if event.startswith(ERROR):
             self.failed = True
@@ -133,7 +133,9 @@ class Relay:
         elif found is not None:
             if found.closing:
                 self._total = found.value
-                return event if self._include else b""
+                # Held back as well: whoever is told a sum must find it in the books.
+                self.tail = event + b"\n\n" if self._include else b""
+                return b""
             self._newest = found.value
             if self._by_choice is not None:
                 self._by_choice[usage.choice(event)] = found.value
