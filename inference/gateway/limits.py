@@ -20,7 +20,9 @@ from inference.gateway.errors import Refusal
 from inference.gateway.tables import Limit, Meter, Window
 
 METER_PATIENCE = 1.0  # seconds; then a process that hears nothing of the meter trusts itself
-LOW_WATER = 2  # a lease is renewed when less than one part in 2 ** 2 of it is left
+AHEAD = 2.0  # seconds of traffic that are leased at a time: what is lost if the process is killed
+AT_LEAST = 16  # requests' worth, though
+LOW_WATER = 2  # a lease is renewed when less than one part in 2 ** 2 of the newest grant is left
 NEVER = float("inf")
 MINUTE, DAY = 60, 86_400
 
@@ -64,6 +66,9 @@ class Lease:
         "is_tokens",
         "left",
         "limit",
+        "low",
+        "marked",
+        "marked_at",
         "recalled",
         "start",
         "turns",
@@ -90,6 +95,8 @@ class Lease:
         self.left = self.limit.amount  # that the meter has not granted to anybody
         self.denied = False  # there is no more of it in this window
         self.asked_at = 0.0  # 0: no answer is due
+        self.low = 0  # units; with less it is renewed
+        self.marked, self.marked_at = 0, now  # what was used when it was asked for last
 
     @property
     def free(self) -> int:
@@ -208,8 +215,8 @@ class Limiter:
             for lease in leases:
                 if not lease.counts_at_end:
                     lease.used += (tokens or 1) if lease.is_tokens else 1
-                if lease.granted - lease.used < lease.granted >> LOW_WATER:
-                    self._renew(lease)
+                if lease.granted - lease.used < lease.low:
+                    self._renew(lease, lease.need(tokens))
             return Permit(self, leases, tokens, now)
         for lease in leases:
             if lease.is_tokens and tokens > lease.limit.amount:
@@ -234,6 +241,7 @@ class Limiter:
             return  # that window is over
         lease.asked_at = 0.0
         lease.granted += units
+        lease.low = max(1, units >> LOW_WATER)
         lease.left = left
         lease.denied = units == 0
         self._pump(lease)
@@ -283,19 +291,24 @@ class Limiter:
 
     # taking
 
-    def _renew(self, lease: Lease) -> None:
+    def _renew(self, lease: Lease, need: int) -> None:
         if not (lease.asked_at or lease.denied or lease.is_slots):
-            self._ask(lease)
+            self._ask(lease, need=need)
 
-    def _ask(self, lease: Lease, *, wait: bool = False) -> None:
-        """For what its waiting requests need, or a share of what is left."""
+    def _ask(self, lease: Lease, *, need: int = 0, wait: bool = False) -> None:
+        """For what its waiting requests need, and what the next seconds will, but no more than a
+        share of what is left. `need` is what one request takes."""
         if lease.asked_at:
             return
-        lease.asked_at = self.now()
+        now = lease.asked_at = self.now()
         needed = sum(lease.need(entry.tokens) for entry in lease.waiting)
         share = lease.left // (4 * self._broker.processes)
         if lease.is_slots:
             share = min(share, needed)
+        else:
+            rate = (lease.used - lease.marked) / max(now - lease.marked_at, 0.01)
+            share = min(share, max(AT_LEAST * max(need, needed), int(AHEAD * rate)))
+            lease.marked, lease.marked_at = lease.used, now
         beyond, lease.unbacked = lease.unbacked, 0
         want = max(needed - lease.free, share, 1) + beyond
         self._broker.ask(lease, want, beyond=beyond, wait=wait)
@@ -311,7 +324,7 @@ class Limiter:
     def _corrected(self, lease: Lease, more: int) -> None:
         lease.used += more
         if lease.free < 0 and not lease.denied:
-            self._renew(lease)
+            self._renew(lease, more)
 
     # waiting
 

@@ -302,3 +302,17 @@ def test_it_never_lets_in_more_than_was_granted_and_leaks_no_slot(steps):
         limiter.forget(ready)
     lease = limiter._leases.get(slots.id)
     assert lease is None or lease.used == 0
+
+
+def test_who_is_killed_takes_along_some_seconds_of_traffic_and_not_a_share_of_the_day():
+    meter = Meter(10**9)
+    limiter = Limiter(meter)
+    rpd = limit(10**9)
+    _, later = enter(limiter, rpd)
+    meter.answer(limiter)
+    assert 10**9 - meter.amount < 100
+    for _ in range(1000):  # 100 a second
+        meter.pass_time(0.01)
+        assert enter(limiter, rpd)[0] is not None
+        meter.answer(limiter)
+    assert 10**9 - meter.amount < 1001 + 500
