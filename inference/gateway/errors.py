@@ -95,7 +95,7 @@ def of_engine(status: int, raw: bytes, shape: Shape = "openai") -> bytes:
     """An engine's error body in the caller's shape. vLLM has three shapes of its own."""
     try:
         said: Any = msgspec.json.decode(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         said = None
     error = said.get("error") if isinstance(said, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):

@@ -14,7 +14,7 @@ import msgspec
 from billing.usage_record import Usage
 from inference.gateway import errors
 from inference.gateway.relay import BrokenStream, Splitter
-from inference.gateway.usage import counted
+from inference.gateway.usage import UNREADABLE, counted
 
 MAX_DELIVERED = 8 * 1024 * 1024  # bytes of text that are kept
 
@@ -61,7 +61,8 @@ class EventRelay:
         whole = self._splitter.feed(data)
         if not whole:
             return b""
-        kept = [self._pass(event) for event in whole.split(b"\n\n") if event]
+        events = (event.lstrip(b"\n") for event in whole.split(b"\n\n"))
+        kept = [self._pass(event) for event in events if event]
         return b"".join(kept)
 
     def _pass(self, event: bytes) -> bytes:
@@ -135,7 +136,7 @@ class MessagesRelay(EventRelay):
 def _read(data: bytes) -> _Event:
     try:
         return _event(data)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return _Event()
 
 

@@ -24,25 +24,30 @@ class Splitter:
 
     def __init__(self) -> None:
         self._carry: list[bytes] = []
+        self._half = False  # the newest byte was the first of a line's end of two
         self.carried = 0  # bytes
 
     def feed(self, data: bytes) -> bytes:
         """The events that are whole by now. Raises BrokenStream."""
         if not self.carried and data[-2:] == b"\n\n":
             return data
+        if self._half or b"\r" in data:  # as many servers end their lines; JSON has none in it
+            data, self._half = (b"\r" if self._half else b"") + data, data[-1:] == b"\r"
+            data = (data[:-1] if self._half else data).replace(b"\r\n", b"\n")
         # The empty line itself may have been cut in two.
         before = self._carry[-1][-1:] if self._carry else b""
         end = (before + data).rfind(b"\n\n")
         if end < 0:
-            self.carried += len(data)
+            self.carried += len(data) + self._half
             if self.carried > MAX_EVENT:
                 raise BrokenStream
-            self._carry.append(data)
+            if data:
+                self._carry.append(data)
             return b""
         end += 2 - len(before)
         whole = b"".join(self._carry) + data[:end]
         self._carry = [data[end:]] if end < len(data) else []
-        self.carried = len(data) - end
+        self.carried = len(data) - end + self._half
         return whole
 
 
@@ -116,7 +121,7 @@ class Relay:
             data = self._splitter.feed(data)
             if not data:
                 return b""
-        kept = [self._event(event) for event in data.split(b"\n\n")]
+        kept = [self._event(event.lstrip(b"\n")) for event in data.split(b"\n\n")]
         return b"\n\n".join(filter(None, kept)) + b"\n\n" if any(kept) else b""
 
     def _event(self, event: bytes) -> bytes:

@@ -178,6 +178,7 @@ class Upstream(asyncio.Protocol):
                 break
             if status == 101:
                 raise BadAnswer("it changes protocols unasked")
+            self._mode = _HEAD  # that was an interim answer: the head is yet to come
         self._carry = b""
         listener.upstream_head(status, content_type, retry_after)
         return data

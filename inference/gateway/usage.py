@@ -52,6 +52,7 @@ class _Answer(msgspec.Struct):
     stop_reason: str | None = None  # of a message
 
 
+UNREADABLE = (msgspec.DecodeError, RecursionError)  # the latter by JSON that is nested too deep
 _usage = msgspec.json.Decoder(_Usage).decode
 _answer = msgspec.json.Decoder(_Answer).decode
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -69,7 +70,7 @@ def of_answer(body: bytes) -> tuple[Usage | None, str]:
     """The usage of a whole answer, None where it has none, and why it ended."""
     try:
         answer = _answer(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None, ""
     reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
     reason = reasons[0] if reasons else answer.stop_reason or answer.status or ""
@@ -80,7 +81,7 @@ def read(value: bytes) -> Usage | None:
     """The usage in such a member's value; None if it says nothing."""
     try:
         return _counted(_usage(value))
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
 
 
@@ -88,7 +89,7 @@ def choice(event: bytes) -> int:
     """The index of the choice that a chunk belongs to."""
     try:
         choices = _answer(event.removeprefix(b"data: ")).choices
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return 0
     return choices[0].index if choices else 0
 
@@ -150,7 +151,7 @@ def _find_slowly(event: bytes) -> Found | None:
         return None
     try:
         members = _members(event[5:])
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if "usage" not in members:
         return None
