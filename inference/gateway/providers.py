@@ -21,9 +21,9 @@ from inference.gateway.tables import Provider
 from inference.gateway.upstream import Opener, Pool, Upstream
 
 HTTPS = 443
-# Prefixes under which an IPv6 address stands for an IPv4 one (RFC 6052, RFC 3056).
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+# Global to Python: what was private once, and where some clouds tell machines of themselves.
+_INSIDE = tuple(map(ipaddress.ip_network, ("fec0::/10", "192.0.0.0/24", "168.63.129.16/32")))
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -40,22 +40,30 @@ def _tls() -> ssl.SSLContext:
 def is_public(address: str) -> bool:
     """Whether this address is on the internet, whatever way it is written."""
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo and found.teredo[1])
-        if inner is None and found in _NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if found in _NAT64_LOCAL or found.is_site_local or (inner and not inner.is_global):
-            return False
-    return found.is_global and not found.is_multicast and not found.is_reserved
+        found = _ipv4_within(found) or found
+    if found.is_multicast or found.is_reserved or any(found in network for network in _INSIDE):
+        return False
+    return found.is_global
+
+
+def _ipv4_within(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The address that such a one leads to."""
+    if address in _NAT64:  # how names look in networks without IPv4
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 async def resolve(host: str, port: int) -> list[str]:
     """The addresses of a name. Raises OSError."""
     loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a label that is empty or too long
+        raise OSError(f"{host} is no host's name") from error
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
@@ -75,16 +83,21 @@ def opener(
         addresses = await resolve(host, port)
         if host not in trusted and not all(map(is_public, addresses)):
             raise NotPublic(f"{host} leads into a private network")
-        if not addresses:
-            raise OSError(f"{host} has no address")
-        _, upstream = await pool.loop.create_connection(
-            lambda: Upstream(pool),
-            addresses[0],
-            port,
-            ssl=context or _tls(),
-            server_hostname=host,
-        )
-        return upstream
+        problem = OSError(f"{host} has no address")
+        for address in addresses:
+            try:
+                _, upstream = await pool.loop.create_connection(
+                    lambda: Upstream(pool),
+                    address,
+                    port,
+                    ssl=context or _tls(),
+                    server_hostname=host,
+                )
+            except OSError as error:  # no way to IPv6 from here, say; the next may be reached
+                problem = error
+            else:
+                return upstream
+        raise problem
 
     return connect
 
@@ -100,7 +113,7 @@ def request(provider: Provider, path: bytes, request_id: bytes, body: bytes) -> 
         % (
             parts.path.encode(),
             path,
-            parts.netloc.encode(),
+            parts.netloc.rpartition("@")[2].encode(),
             provider.secret.encode(),
             request_id,
             len(body),
@@ -116,9 +129,9 @@ def refusal(provider: Provider, status: int, body: bytes, shape: Shape) -> tuple
             f"The provider `{provider.name}` refused its secret ({status}). "
             "Renew it on the Providers page."
         )
-    elif 200 <= status < 400:
+    elif 300 <= status < 400:
         text = f"The provider `{provider.name}` redirected the call; enter its final address."
-    elif status in REASONS:
+    elif status in REASONS and status >= 400:
         return status, errors.of_engine(status, body, shape)
     else:
         text = f"The provider `{provider.name}` answered with the status {status}."

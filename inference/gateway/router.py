@@ -19,6 +19,7 @@ FAILURES_TO_OPEN = 5  # in a row; then nobody is sent there for a while
 OPEN_SECONDS = 1.0  # the first time; doubled with each failed probe
 LONGEST_OPEN = 30.0
 LOAD_FACTOR = 1.25  # of the mean; how much busier the replica with the cache may be
+_SPREAD = 0x9E3779B1  # odd, of no pattern: 2**32 over the golden ratio
 KEPT = "responses/{id}"  # among an instance's endpoints where it keeps its answers
 NOT_KEPT = (
     "Answers are not kept, so they cannot be asked for later, be gone on from, or be made in the "
@@ -93,11 +94,12 @@ def _ways(tables: Tables, route: Route, endpoint: str, draw: Callable[[], float]
     refusals: list[Refusal] = []
     own_before = False
     for target in _in_order(route.targets, draw):
-        choice = _choice(tables, route, target)
+        # One that was deleted counts as well: it must not open the way out that it had closed.
+        own_before = own_before or target.instance_id is not None
+        choice = _choice(tables, target)
         if choice is None:
             continue
         if choice.instance is not None:
-            own_before = True
             refusal = _unfit(choice.instance, endpoint)
         elif endpoint not in PROVIDED:
             refusal = _not_offered(route.name, endpoint)
@@ -110,7 +112,7 @@ def _ways(tables: Tables, route: Route, endpoint: str, draw: Callable[[], float]
         else:
             refusals.append(refusal)
     if not ways:
-        raise refusals[0] if refusals else no_such_model(route.name)
+        raise refusals[0] if refusals else _leads_nowhere(route.name)
     return ways
 
 
@@ -122,7 +124,7 @@ def _in_order(targets: tuple[Target, ...], draw: Callable[[], float]) -> list[Ta
     return sorted(targets, key=lambda t: (t.tier, -(max(draw(), 1e-12) ** (1 / t.weight))))
 
 
-def _choice(tables: Tables, route: Route, target: Target) -> Choice | None:
+def _choice(tables: Tables, target: Target) -> Choice | None:
     """None where what it names is gone."""
     if target.instance_id is not None:
         instance = tables.instances_by_id.get(target.instance_id)
@@ -151,6 +153,15 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
 def _not_offered(model: str, endpoint: str) -> Refusal:
     return Refusal(
         404, f"The model `{model}` does not offer /v1/{endpoint}.", code="unsupported_endpoint"
+    )
+
+
+def _leads_nowhere(name: str) -> Refusal:
+    return Refusal(
+        404,
+        f"The route `{name}` leads to nothing that may answer any more.",
+        code="model_not_found",
+        param="model",
     )
 
 
@@ -204,7 +215,9 @@ def reachable(provider: Provider, now: float, tried: Set[bytes]) -> Provider | N
 
 
 def _rank(affinity: int, id_: bytes) -> int:
-    return zlib.crc32(id_, affinity)
+    # Of two ids the checksums differ by the same bits whatever the affinity, so alone they would
+    # prefer one replica of three for half of all conversations. A product mixes them.
+    return zlib.crc32(id_, affinity) * _SPREAD & 0xFFFFFFFF
 
 
 def _probed(replica: Replica, now: float) -> Replica:
