@@ -21,13 +21,13 @@ from billing import usage
 from billing.usage_record import Admit, Checkpoint, Final, settle
 from inference import grants
 from inference.gateway import journal
+from inference.gateway.machine import REFUSED, mark_shipped
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds between looks at the journals
 LONGEST_WAIT = 5.0  # seconds between tries while PostgreSQL is away
 BATCH = 1000  # requests in one transaction
-REFUSED = "refused.jsonl"  # rows that the database will never take, for a person to look at
 
 Finished = tuple[Admit, Final]
 
@@ -176,6 +176,7 @@ def run(stop: threading.Event, folder: Path, socket: Path, database: str) -> Non
                     usage.ensure_partitions()
                     prepared = True
                 meter.ship()
+                mark_shipped(folder)
                 wait = INTERVAL
             except (OperationalError, InterfaceError) as error:
                 # PostgreSQL is away. Nothing is lost meanwhile: the journals keep it.

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus may know of this machine's gateways."""
+"""`/metrics`: what Prometheus may know of this machine's gateways and journals."""
 
 import hmac
 
@@ -21,5 +21,4 @@ async def page(request: HttpRequest) -> HttpResponse:
     if not allowed:
         text = "Send METRICS_TOKEN as a bearer token, or ask from this machine.\n"
         return HttpResponse(text, status=403, content_type="text/plain")
-    told = await metrics.ask_all(settings.ENV.run_dir / metrics.FOLDER)
-    return HttpResponse(metrics.exposition(told), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(await metrics.scrape(settings.ENV), content_type=CONTENT_TYPE_LATEST)

@@ -8,7 +8,7 @@ asks. Each process answers on a Unix socket of its own in `run/gateway`, and who
 import asyncio
 import os
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,15 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from billing.usage_record import Usage
+from inference.gateway import machine
+from portal.lib.env import Environment
 
 FOLDER = "gateway"  # in the run directory
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.033, 0.05, 0.1, 0.2, 0.5, 1.0)
 SCRAPE_TIMEOUT = 2.0  # seconds for one process to answer
-LABELS = ("organization", "instance", "model", "endpoint")
+# Not "instance": Prometheus gives that label to what it scrapes, and ours would lose its name.
+LABELS = ("organization_id", "instance_id", "model", "endpoint")
 TOKENS = ("prompt", "cached", "completion", "reasoning")
 
 
@@ -179,16 +182,24 @@ async def _ask(path: Path) -> Process | None:
 # ------------------------------------------------------------------------------------- text
 
 
-def exposition(processes: list[Process]) -> bytes:
-    """The text that Prometheus reads, over these processes."""
+async def scrape(env: Environment) -> bytes:
+    """The text that Prometheus reads: all gateway processes of this machine, and its journals."""
+    processes = await ask_all(env.run_dir / FOLDER)
+    # Many instances make long texts; streams on this loop need not wait for them.
+    return await asyncio.to_thread(lambda: exposition(processes, machine.figures(env.journal_dir)))
+
+
+def exposition(processes: list[Process], of_machine: Mapping[str, float]) -> bytes:
+    """The text over these processes and what `machine.figures` tells."""
     registry = CollectorRegistry()
-    registry.register(_Collected(processes))
+    registry.register(_Collected(processes, of_machine))
     return generate_latest(registry)
 
 
 class _Collected(Collector):
-    def __init__(self, processes: list[Process]) -> None:
+    def __init__(self, processes: list[Process], of_machine: Mapping[str, float]) -> None:
         self._processes = processes
+        self._of_machine = of_machine
 
     def collect(self) -> Iterator[Metric]:
         merged: dict[tuple[str, ...], Figures] = {}
@@ -202,9 +213,15 @@ class _Collected(Collector):
         yield _histogram("whole", "From a request's last byte to its answer's.", rows)
         yield _histogram("per_token", "Between the tokens of an answer, per request.", rows)
         yield from self._of_processes()
+        for name, value in self._of_machine.items():
+            yield _gauge(f"modelport_{name}", machine.FIGURES[name], value)
 
     def _of_processes(self) -> Iterator[Metric]:
-        yield _gauge("processes", "Gateway processes on this machine.", len(self._processes))
+        yield _gauge(
+            "modelport_gateway_processes",
+            "Gateway processes on this machine.",
+            len(self._processes),
+        )
         for name, text in COUNTERS.items():
             total = sum(process.counters.get(name, 0) for process in self._processes)
             counter = CounterMetricFamily(f"modelport_gateway_{name}", text)
@@ -213,7 +230,7 @@ class _Collected(Collector):
         for name, text in GAUGES.items():
             values = [process.gauges.get(name, 0) for process in self._processes]
             joined = max(values, default=0) if name.endswith("_seconds") else sum(values)
-            yield _gauge(name, text, joined)
+            yield _gauge(f"modelport_gateway_{name}", text, joined)
 
 
 COUNTERS = {
@@ -272,7 +289,7 @@ def _histogram(which: str, text: str, rows: list[Figures]) -> Metric:
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
-    gauge = GaugeMetricFamily(f"modelport_gateway_{name}", text)
+    gauge = GaugeMetricFamily(name, text)
     gauge.add_metric([], value)
     return gauge
 

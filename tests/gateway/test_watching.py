@@ -28,7 +28,7 @@ def families(text: str):
 
 async def scraped(house: House):
     told = await metrics.ask_all(house.runtime._env.run_dir / metrics.FOLDER)
-    return families(metrics.exposition(told).decode())
+    return families(metrics.exposition(told, {}).decode())
 
 
 def value(families, family: str, name: str, **labels) -> float:
@@ -40,7 +40,11 @@ def value(families, family: str, name: str, **labels) -> float:
 
 
 async def test_figures_are_told_per_instance_and_organization(house: House):
-    labels = {"instance": house.instance.id.hex(), "model": "demo", "endpoint": "chat/completions"}
+    labels = {
+        "instance_id": house.instance.id.hex(),
+        "model": "demo",
+        "endpoint": "chat/completions",
+    }
     async with house.sdk() as client:
         answer = await client.chat.completions.create(**chat(SECRET))
         stream = await client.chat.completions.create(**chat(SECRET), stream=True)
@@ -65,8 +69,8 @@ async def test_processes_are_added_up_and_a_dead_one_is_passed_over(house: House
         await client.chat.completions.create(**chat())
     folder = house.runtime._env.run_dir / metrics.FOLDER
     (process,) = await metrics.ask_all(folder)
-    twice = families(metrics.exposition([process, process]).decode())
-    once = families(metrics.exposition([process]).decode())
+    twice = families(metrics.exposition([process, process], {}).decode())
+    once = families(metrics.exposition([process], {}).decode())
     name = "modelport_gateway_tokens"
     assert value(twice, name, f"{name}_total") == 2 * value(once, name, f"{name}_total") > 0
     os.rename(house.runtime._told_at, folder / "1.sock")
@@ -169,7 +173,7 @@ async def test_a_trace_goes_on_from_the_caller_to_the_engine(house: House, monke
     (span,) = exported.resource_spans[0].scope_spans[0].spans
     assert span.trace_id.hex() == PARENT.split(b"-")[1].decode()
     assert span.parent_span_id.hex() == PARENT.split(b"-")[2].decode()
-    assert span.name == "chat/completions demo"
+    assert span.name == "chat demo"
     assert heads[0]["traceparent"] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-01"
     assert SECRET.encode() not in received[0]
 

@@ -18,7 +18,8 @@ from billing.models import UsageEvent
 from billing.usage_record import Admit, Checkpoint, Outcome, Usage, UsageSource
 from inference import meter as meter_module
 from inference.gateway.journal import Journal, files
-from inference.meter import REFUSED, Meter, run
+from inference.gateway.machine import REFUSED, figures
+from inference.meter import Meter, run
 from tests.billing.records import admit, final
 
 
@@ -161,6 +162,7 @@ def test_a_stop_ships_what_is_left_first(
     thread.join()
     assert row_of(request).prompt_tokens == 7
     assert files(tmp_path) == []
+    assert figures(tmp_path)["meter_behind_seconds"] < 60
 
 
 def held(lock: Path) -> bool:
