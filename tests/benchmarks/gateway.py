@@ -184,7 +184,7 @@ class Bench:
             with running(["nginx", "-c", str(config)], MEASURED, port) as process:
                 yield port, key, process
         elif way in others.PEERS:
-            command = others.command(way, engine, port, self.folder)
+            command = others.command(way, engine, port, free_port(), self.folder)
             with running(command, MEASURED, port, patience=120) as process:
                 yield port, others.KEY, process
         else:

@@ -34,10 +34,10 @@ def program(name: str) -> Path:
     return FOLDER / name / "bin" / name
 
 
-def command(name: str, engine: int, port: int, folder: Path) -> list[str]:
-    """How it is started in front of the engine."""
+def command(name: str, engine: int, port: int, spare: int, folder: Path) -> list[str]:
+    """How it is started in front of the engine. A router tells its metrics on the spare port."""
     if name == "vllm-router":
-        at = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(port + 1)]
+        at = ["--host", "127.0.0.1", "--port", str(port), "--prometheus-port", str(spare)]
         return [str(program(name)), *at, "--worker-urls", f"http://127.0.0.1:{engine}"]
     config = folder / "litellm.yaml"
     config.write_text(LITELLM.format(engine=engine, key=KEY))

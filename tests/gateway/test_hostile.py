@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -10,6 +11,8 @@ from tests.gateway.house import House, chat, read_answer
 
 BODY = json.dumps(chat()).encode()
 LENGTH = f"Content-Length: {len(BODY)}\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+SLOW = 2000  # connections at a time
 
 
 def head(house: House, *lines: str, path: str = "/v1/chat/completions") -> bytes:
@@ -79,6 +82,101 @@ async def test_smuggling_is_refused(house: House, lines, status):
     assert got in {status, 400}
     assert house.rows() == []
     await honest(house)
+
+
+# A whole call, hidden where only one of two readers would find it.
+HIDING: dict[str, tuple[int, bytes]] = {  # the status of the only answer, and what hides it
+    "both lengths": (400, b"Content-Length: %(after)d\r\n" + CHUNKED + b"0\r\n\r\n%(call)b"),
+    "both lengths, the other way": (
+        400,
+        b"Content-Length: 4\r\n" + CHUNKED + b"%(size)x\r\n%(call)b\r\n0\r\n\r\n",
+    ),
+    "chunked twice": (501, b"Transfer-Encoding: identity\r\n" + CHUNKED + b"0\r\n\r\n%(call)b"),
+    "a space before the colon": (400, b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n%(call)b"),
+    "a folded line": (400, b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n%(call)b"),
+    "a list of lengths": (400, b"Content-Length: 5,5\r\n\r\nabcde%(call)b"),
+    "a bare CR": (400, b"X: a\rContent-Length: %(size)d\r\n\r\n%(call)b"),
+    "a bare LF": (400, b"X: a\nContent-Length: %(size)d\r\n\r\n%(call)b"),
+    "a NUL": (400, b"X\0: a\r\nContent-Length: %(size)d\r\n\r\n%(call)b"),
+    "a body": (400, b"Content-Length: %(size)d\r\n\r\n%(call)b"),
+    "a body that is called hop-by-hop": (
+        400,
+        b"Connection: content-length\r\nContent-Length: %(size)d\r\n\r\n%(call)b",
+    ),
+    "a chunk": (400, CHUNKED + b"%(size)x\r\n%(call)b\r\n0\r\n\r\n"),
+    "a chunk's extension": (400, CHUNKED + b"1;a\n1\r\n0\r\n\r\n%(call)b"),
+    "a chunk's extension with CR": (400, CHUNKED + b"1;a\rb\r\n1\r\n0\r\n\r\n%(call)b"),
+    "chunks that end with LF": (400, CHUNKED + b"1\n1\n0\n\n%(call)b"),
+    "a chunk that is longer": (400, CHUNKED + b"2\r\nabcde\r\n0\r\n\r\n%(call)b"),
+    "a chunk without a size": (400, CHUNKED + b"\r\nabc\r\n0\r\n\r\n%(call)b"),
+    "a trailer": (400, CHUNKED + b"0\r\nContent-Length: 0\r\n\r\n%(call)b"),
+    **{
+        f"a chunk's size of {size}": (400, CHUNKED + size.encode() + b"\r\n%(call)b")
+        for size in ("f" * 17, "1" + "0" * 16, "0x5", "+5", "-5", " 5", "5 ", "5_0", "٥")
+    },
+}
+
+
+@pytest.mark.parametrize("name", HIDING)
+async def test_a_call_hidden_in_another_is_never_made(house: House, name):
+    status, rest = HIDING[name]
+    call = house.call(chat())
+    given = {b"call": call, b"size": len(call), b"after": len(call) + 5}
+    got, _ = await sent(house, head(house)[:-2] + rest % given)
+    assert got == status
+    await asyncio.sleep(0.01)  # a second answer would be on its way
+    assert house.rows() == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"DELETE"])
+async def test_a_body_where_none_belongs_is_not_the_next_request(house: House, method):
+    call = house.call(chat())
+    ask = head(house, f"Content-Length: {len(call)}", path="/v1/models")
+    reader, writer = await house.connect()
+    writer.write(ask.replace(b"POST", method, 1) + call)
+    assert b"HTTP/1.1 200 " not in (await reader.readuntil(b"\r\n\r\n")) or method == b"GET"
+    await asyncio.sleep(0.01)
+    assert house.rows() == []
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET http://169.254.169.254/v1/models HTTP/1.1", 404),
+        (b"GET //x/v1/models HTTP/1.1", 404),
+        (b"OPTIONS * HTTP/1.1", 404),
+        (b"CONNECT engine:80 HTTP/1.1", 404),
+        (b"TRACE /v1/models HTTP/1.1", 405),
+        (b"GET /v1/models#part HTTP/1.1", 404),
+        (b"GET /v1/mod els HTTP/1.1", 400),
+        (b"GET /v1/models/\xff HTTP/1.1", 400),
+        (b"GET\t/v1/models HTTP/1.1", 400),
+        (b"GET /v1/models HTTP/1.2", 400),
+        (b"GET /v1/models http/1.1", 400),
+        (b"GET /v1/models/" + b"a" * 60_000 + b" HTTP/1.1", 431),
+        (b"G" * 70_000 + b" /v1/models HTTP/1.1", 400),
+    ],
+)
+async def test_a_first_line_is_read_in_one_way(house: House, line, status):
+    ask = head(house)
+    assert (await sent(house, line + ask[ask.index(b"\r\n") :]))[0] == status
+    assert house.engine.connections == 0
+    await honest(house)
+
+
+@pytest.mark.parametrize("protocol", ["h2c", "websocket", "TLS/1.0", "HTTP/2.0"])
+async def test_an_offer_of_another_protocol_is_not_taken_up(house: House, protocol):
+    ask = head(
+        house, f"Upgrade: {protocol}", "Connection: Upgrade, HTTP2-Settings", path="/v1/models"
+    ).replace(b"POST", b"GET", 1)
+    reader, writer = await house.connect()
+    writer.write(ask * 2)  # what follows is the next request, and not the other protocol's
+    for _ in range(2):
+        status, headers, _ = await read_answer(reader)
+        assert status == 200
+        assert "upgrade" not in headers
+    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -254,16 +352,28 @@ async def test_a_head_without_end_is_refused(house: House):
     writer.close()
 
 
-async def test_slow_heads_cost_a_timeout_and_harm_nobody(house: House, monkeypatch):
-    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.3)
-    slow = [await house.connect() for _ in range(200)]
-    for _, writer in slow:
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nX: ")
-    await honest(house)
+async def test_2000_slow_heads_and_bodies_cost_a_timeout_and_harm_nobody(house: House, monkeypatch):
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 3.0)
+    monkeypatch.setattr(connection, "BODY_TIMEOUT", 3.0)
+    beginnings = (b"POST /v1/chat/completions HTTP/1.1\r\nX: ", house.call(b"x" * 10_000)[:-9_000])
+    slow = [await house.connect() for _ in range(SLOW)]
+    for number, (_, writer) in enumerate(slow):
+        writer.write(beginnings[number % 2])
+    served = 0
+    while len(house.runtime.connections) >= SLOW:  # they trickle on, and others are served
+        for _, writer in slow[served % 50 :: 50]:
+            writer.write(b"y")
+        await honest(house)
+        served += 1
+    assert served > 20
+    assert len(house.rows()) == served
     for reader, writer in slow:
-        assert (await read_answer(reader))[0] == 408
+        with suppress(ConnectionError):  # told why while it was still talking
+            async with asyncio.timeout(10):
+                assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
         writer.close()
     await house.until(lambda: not house.runtime.connections)
+    assert house.runtime.buffered == 0
 
 
 async def test_bodies_in_memory_are_counted_and_bounded(house: House, monkeypatch):
@@ -321,7 +431,7 @@ async def test_what_strangers_ask_for_never_becomes_a_metric(house: House):
     house.key = "mp-nobody"
     for path in ("/v1/models/invented-name", "/v1/invented-path", "/v1/models"):
         await sent(house, head(house, path=path).replace(b"POST", b"GET", 1))
-    text = metrics.exposition([metrics.Process(1, metrics.BOOK.figures(), {}, {})])
+    text = metrics.exposition([metrics.Process(1, metrics.BOOK.figures(), {}, {})], {})
     assert b"invented" not in text
     assert any(
         b'endpoint="models"' in line and b'status="401"' in line for line in text.splitlines()
