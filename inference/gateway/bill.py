@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from billing.pricing import cost
 from billing.usage_record import Admit, Final, Outcome, Usage, UsageSource
 from inference.gateway import access, metrics
 from inference.gateway.journal import now_us
@@ -15,6 +14,7 @@ from inference.gateway.tables import FREE, Key, Price
 from inference.gateway.tracing import Span
 
 if TYPE_CHECKING:
+    from inference.gateway.connection import GatewayProtocol
     from inference.gateway.limits import Permit
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,27 @@ Then = Callable[[], None]
 class Bill(Output):
     """One request, metered. Times are monotonic seconds."""
 
-    received = 0.0  # when its last byte came
-    first_at = 0.0  # when the first content of its answer went out
-    admitted = False  # there is an ADMIT
-    ended = False  # its end is decided; the last bytes may still wait for the disk
+    __slots__ = (
+        "_permits",
+        "_price",
+        "_series",
+        "admitted",
+        "ended",
+        "first_at",
+        "received",
+        "span",
+    )
 
-    span: Span | None = None
-    _series: metrics.Series | None = None  # while it counts as under way
-    _price: Price = FREE
-    _permits: tuple["Permit", ...] = ()
+    def __init__(self, protocol: "GatewayProtocol") -> None:
+        super().__init__(protocol)
+        self.received = 0.0  # when its last byte came
+        self.first_at = 0.0  # when the first content of its answer went out
+        self.admitted = False  # there is an ADMIT
+        self.ended = False  # its end is decided; the last bytes may still wait for the disk
+        self.span: Span | None = None
+        self._series: metrics.Series | None = None  # while it counts as under way
+        self._price: Price = FREE
+        self._permits: tuple[Permit, ...] = ()
 
     def admit(
         self,
@@ -154,11 +166,8 @@ class Bill(Output):
     def count(self, status: int, used: Usage, now: float) -> None:
         """Once, at the end: the figures, and what it takes of its limits."""
         permits, self._permits = self._permits, ()
-        if permits:
-            tokens = used.prompt_tokens + used.completion_tokens
-            spend = cost(used, self._price) if self.admitted else 0
-            for permit in permits:
-                permit.leave(tokens, spend)
+        for permit in permits:
+            permit.leave(used, self._price if self.admitted else FREE)
         if self.runtime.tells:
             self._tell(status, used, now)
         series, self._series = self._series, None

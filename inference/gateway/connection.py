@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httptools
 
 from inference.gateway.errors import Refusal, bad_request
+from inference.gateway.heads import Head, split
 from inference.gateway.intake import HEADERS
 from inference.gateway.protocol import Exchange
 from inference.gateway.request import MAX_BODY
@@ -38,6 +39,25 @@ UNREADABLE = "This is no HTTP/1.1 request that can be understood."
 class GatewayProtocol(asyncio.Protocol):
     """One client. Requests are answered in the order in which they came."""
 
+    __slots__ = (
+        "_closing",
+        "_head_size",
+        "_headers",
+        "_known_by",
+        "_parser",
+        "_resuming",
+        "_size",
+        "_unread",
+        "current",
+        "deadline",
+        "last",
+        "reading",
+        "runtime",
+        "transport",
+        "waiting",
+        "write_paused",
+    )
+
     def __init__(self, runtime: "GatewayRuntime") -> None:
         self.runtime = runtime
         self.transport: asyncio.Transport | None = None
@@ -50,6 +70,7 @@ class GatewayProtocol(asyncio.Protocol):
         self._closing = False
         self._resuming = False  # a parser is being told of a head that was read already
         self._unread = False  # the client may still be sending what nobody will read
+        self._known_by = b""  # of the head that is being read, if that is all there is
         self._head_size = self._headers = self._size = 0
         self._parser = httptools.HttpRequestParser(self)
 
@@ -79,6 +100,16 @@ class GatewayProtocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        known_by = b""
+        if self.current is None and self.reading is None:
+            found = split(data)
+            if found is not None:
+                known_by, begin, length = found
+                head = self.runtime.heads.get(known_by)
+                if head is not None and begin + length == len(data):
+                    self._take(head, data[begin:])
+                    return
+        self._known_by = known_by
         try:
             self._feed(data)
         except httptools.HttpParserCallbackError as error:
@@ -88,6 +119,20 @@ class GatewayProtocol(asyncio.Protocol):
         else:
             if self.reading is not None:
                 self._weigh(len(data))
+
+    def _take(self, head: Head, body: bytes) -> None:
+        """A whole request with nothing before or behind it, whose head has been read before."""
+        exchange = self.reading = Exchange(self)
+        exchange.take_head(head)
+        exchange.authenticate()
+        try:
+            exchange.body_part(body)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        else:
+            self.reading, self.current = None, exchange
+            exchange.received = time.monotonic()
+            exchange.begin()
 
     def _feed(self, data: bytes) -> None:
         while True:
@@ -158,6 +203,11 @@ class GatewayProtocol(asyncio.Protocol):
         if exchange.http_minor not in {"1.0", "1.1"}:
             raise bad_request(UNREADABLE)
         exchange.head_complete()
+        known_by, self._known_by = self._known_by, b""
+        if known_by and exchange.key is not None and exchange.refusal is None:
+            head = None if parser.should_upgrade() else exchange.head()
+            if head is not None:
+                self.runtime.heads.add(known_by, head)
         self.go_on(exchange)
 
     def on_body(self, data: bytes) -> None:

@@ -6,8 +6,7 @@ Jina's rerank API, and vLLM's own sampling, which its users know from `extra_bod
 """
 
 from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -24,6 +23,7 @@ MAX_STOPS = 64
 TEMPLATE_SWITCHES = frozenset({"enable_thinking", "thinking"})
 TOOLS = frozenset({"function", "custom"})  # an engine calls nobody; the client does
 
+_T = TypeVar("_T")
 Check = Callable[[str, msgspec.Raw, "Parsed"], None]
 
 
@@ -36,36 +36,40 @@ class _Tool(msgspec.Struct):
     type: str = "function"
 
 
-@cache
-def _decoder(kind: Any) -> Callable[[msgspec.Raw], Any]:
-    return msgspec.json.Decoder(kind | None).decode
+_string = msgspec.json.Decoder(str | None).decode
+_switch = msgspec.json.Decoder(bool | None).decode
+_number = msgspec.json.Decoder(int | None).decode
+_options = msgspec.json.Decoder(StreamOptions | None).decode
+_strings = msgspec.json.Decoder(str | list[str] | None).decode
+_named_switches = msgspec.json.Decoder(dict[str, bool] | None).decode
+_tool_list = msgspec.json.Decoder(list[_Tool] | None).decode
 
 
-def typed(name: str, raw: msgspec.Raw, kind: Any, word: str) -> Any:
+def typed(name: str, raw: msgspec.Raw, decode: Callable[[msgspec.Raw], _T], word: str) -> _T:
     """The value, or None for null. Raises Refusal."""
     try:
-        return _decoder(kind)(raw)
+        return decode(raw)
     except msgspec.DecodeError:
         raise bad_request(f"'{name}' must be {word}.", name) from None
 
 
 def _bounded(name: str, raw: msgspec.Raw, least: int, most: int) -> int | None:
-    value: int | None = typed(name, raw, int, "a whole number")
+    value: int | None = typed(name, raw, _number, "a whole number")
     if value is not None and not least <= value <= most:
         raise bad_request(f"'{name}' must be from {least} to {most}.", name)
     return value
 
 
 def _model(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.model = typed(name, raw, str, "a string") or ""
+    parsed.model = typed(name, raw, _string, "a string") or ""
 
 
 def _stream(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.stream = typed(name, raw, bool, "true or false") or False
+    parsed.stream = typed(name, raw, _switch, "true or false") or False
 
 
 def _stream_options(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    options = typed(name, raw, StreamOptions, "an object")
+    options = typed(name, raw, _options, "an object")
     if options is not None:
         parsed.stream_options = True
         parsed.include_usage = options.include_usage
@@ -96,28 +100,29 @@ def _logprobs(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
 
 
 def _stops(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    stops = typed(name, raw, str | list[str], "a string or a list of strings")
+    stops = typed(name, raw, _strings, "a string or a list of strings")
     if isinstance(stops, list) and len(stops) > MAX_STOPS:
         raise bad_request(f"'{name}' may hold {MAX_STOPS} strings.", name)
 
 
 def _switches(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    switches = typed(name, raw, dict[str, bool], "switches that are on or off")
+    switches = typed(name, raw, _named_switches, "switches that are on or off")
     if switches and not switches.keys() <= TEMPLATE_SWITCHES:
         known = ", ".join(sorted(TEMPLATE_SWITCHES))
         raise bad_request(f"'{name}' may hold {known} only.", name)
 
 
 def _prompt(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.said += (raw,)
+    text = bytes(raw)
+    parsed.prompt_size += len(text)
     parsed.conversation = raw
-    parsed.several_prompts = bytes(raw).startswith(b"[")
+    parsed.several_prompts = text.startswith(b"[")
 
 
 def _said(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
     """What people say comes inside the request; an engine fetches nothing for a tenant."""
-    parsed.said += (raw,)
     text = bytes(raw)
+    parsed.prompt_size += len(text)
     if (
         b"_url" in text
         or b'"url"' in text
@@ -150,8 +155,8 @@ def _fetched(value: Any) -> str:
 
 
 def _tools(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.said += (raw,)
-    tools = typed(name, raw, list[_Tool], "a list of tools")
+    parsed.prompt_size += len(bytes(raw))
+    tools = typed(name, raw, _tool_list, "a list of tools")
     for tool in tools or ():
         if tool.type not in TOOLS:
             raise Refusal(
@@ -164,11 +169,11 @@ def _tools(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
 
 
 def _background(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.background = typed(name, raw, bool, "true or false") or False
+    parsed.background = typed(name, raw, _switch, "true or false") or False
 
 
 def _kept(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
-    parsed.needs_kept = typed(name, raw, str, "a string") is not None or parsed.needs_kept
+    parsed.needs_kept = typed(name, raw, _string, "a string") is not None or parsed.needs_kept
 
 
 _SAMPLING: dict[str, Check | None] = {

@@ -234,7 +234,7 @@ class Journal:
         ended, else in a moment, so that others share the write and the sync."""
         if self._scheduled is None:
             self._scheduled = self._loop.call_later(GATHER, self._write_group)
-        if not self._soon and 2 * len(self._waiting) >= len(self._open):
+        if not self._soon and 4 * len(self._waiting) >= 3 * len(self._open):
             self._soon = True
             self._loop.call_soon(self._write_group)
 

@@ -16,8 +16,10 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol
 
+from billing.pricing import cost
+from billing.usage_record import Usage
 from inference.gateway.errors import Refusal
-from inference.gateway.tables import Limit, Meter, Window
+from inference.gateway.tables import Limit, Meter, Price, Window
 
 METER_PATIENCE = 1.0  # seconds; then a process that hears nothing of the meter trusts itself
 AHEAD = 2.0  # seconds of traffic that are leased at a time: what is lost if the process is killed
@@ -141,8 +143,8 @@ class Permit:
         self.leases = leases
         self.tokens = tokens
 
-    def leave(self, tokens: int, spend: int) -> None:
-        """It has ended, and used so many tokens and nano-units."""
+    def leave(self, used: Usage, price: Price) -> None:
+        """It has ended, and used so much, at this price."""
         for lease in self.leases:
             if lease.is_slots:
                 lease.used -= 1
@@ -150,8 +152,9 @@ class Permit:
                     self._limiter._freed(lease)
             elif lease.is_tokens:
                 if lease.start <= self._at:  # still the window in which they were set aside
+                    tokens = used.prompt_tokens + used.completion_tokens
                     self._limiter._corrected(lease, tokens - (self.tokens or 1))
-            elif lease.counts_at_end and spend:
+            elif lease.counts_at_end and (spend := cost(used, price)):
                 self._limiter._corrected(lease, spend)
 
     def headers(self) -> bytes:

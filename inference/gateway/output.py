@@ -14,14 +14,15 @@ if TYPE_CHECKING:
 class Output(Intake):
     """One request with the means to answer it. The last byte calls `answered`."""
 
-    response_started = False
-    key: Key | None = None
-    served_by: bytes = b""  # the header line that names who answers
-    limits_told: bytes = b""  # header lines
+    __slots__ = ("key", "limits_told", "protocol", "response_started", "served_by")
 
     def __init__(self, protocol: "GatewayProtocol") -> None:
         super().__init__(protocol.runtime)
         self.protocol = protocol
+        self.response_started = False
+        self.key: Key | None = None
+        self.served_by = b""  # the header line that names who answers
+        self.limits_told = b""  # header lines
 
     def write_whole(self, status: int, body: bytes, extra: bytes = b"") -> None:
         head = self._head(status, response.JSON, len(body), extra)
@@ -45,14 +46,13 @@ class Output(Intake):
         transport = self.protocol.transport
         if transport is not None:
             if self.http_minor != "1.0":
-                data = b"%x\r\n%b\r\n" % (len(data), data)
+                data = _framed(data)
             transport.write(data)
 
     def write_last(self, data: bytes) -> None:
         """The last bytes of a stream, and its end."""
         if self.http_minor != "1.0":
-            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            data = chunk + response.LAST_CHUNK
+            data = (_framed(data) if data else b"") + response.LAST_CHUNK
         self._write(data)
         self.answered()
 
@@ -92,3 +92,12 @@ class Output(Intake):
     def _write(self, data: bytes) -> None:
         if self.protocol.transport is not None:
             self.protocol.transport.write(data)
+
+
+def _framed(data: bytes) -> bytes:
+    """As a chunk."""
+    size = len(data)
+    return (_SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size) + data + b"\r\n"
+
+
+_SIZES = [b"%x\r\n" % size for size in range(4096)]  # there is a chunk for each token

@@ -10,7 +10,7 @@ tokenizer where its answer told none.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from random import random
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,7 @@ from inference.gateway.tables import Instance, Key, Provider, Replica
 from inference.gateway.tracing import sound
 
 if TYPE_CHECKING:
+    from inference.gateway.connection import GatewayProtocol
     from inference.gateway.upstream import Pool, Upstream
 
 log = logging.getLogger(__name__)
@@ -56,33 +57,59 @@ NO_ANSWER = "The instance does not answer. Try again in a moment."
 
 
 class Exchange(Bill):
-    """One request and its answer. What stands below is how each begins."""
+    """One request and its answer."""
 
-    looking_up = False  # its key is being asked for
+    __slots__ = (
+        "_answer",
+        "_answer_size",
+        "_at",
+        "_begun",
+        "_checkpointed",
+        "_choices",
+        "_deadline",
+        "_engine_status",
+        "_entered",
+        "_parsed",
+        "_relay",
+        "_retried",
+        "_spoke",
+        "_retry_after",
+        "_tail",
+        "_task",
+        "_tried",
+        "_upstream",
+        "_waits",
+        "_where",
+        "_wire",
+        "looking_up",
+    )
 
-    _begun = 0.0  # monotonic seconds, as all times here
-    _deadline = 0.0
-    _task: asyncio.Task[None] | None = None
+    def __init__(self, protocol: "GatewayProtocol") -> None:
+        super().__init__(protocol)
+        self.looking_up = False  # its key is being asked for
+        self._begun = self._deadline = 0.0  # monotonic seconds, as all times here
+        self._task: asyncio.Task[None] | None = None
 
-    _parsed: Parsed | None = None
-    _choices: list[Choice] = []  # the ways that it may go
-    _at = 0  # the one in use
-    _entered = -1  # the newest one whose limits let it in
-    _waits = False  # for its turn
-    _tried: frozenset[bytes] = frozenset()
+        self._parsed: Parsed | None = None
+        self._choices: Sequence[Choice] = ()  # the ways that it may go
+        self._at = 0  # the one in use
+        self._entered = -1  # the newest one whose limits let it in
+        self._waits = False  # for its turn
+        self._tried: frozenset[bytes] = frozenset()
 
-    _where: Replica | Provider | None = None
-    _upstream: "Upstream | None" = None
-    _wire = b""
-    _retried = False
+        self._where: Replica | Provider | None = None
+        self._upstream: Upstream | None = None
+        self._wire = b""
+        self._retried = False
 
-    _relay: Relay | EventRelay | None = None
-    _engine_status = 0
-    _retry_after = b""
-    _answer: bytes | list[bytes] = b""
-    _answer_size = 0
-    _checkpointed = 0  # events that the newest CHECKPOINT knows of
-    _tail = b""
+        self._relay: Relay | EventRelay | None = None
+        self._engine_status = 0
+        self._retry_after = b""
+        self._answer: bytes | list[bytes] = b""
+        self._answer_size = 0
+        self._spoke = False  # it has said something since somebody looked
+        self._checkpointed = 0  # events that the newest CHECKPOINT knows of
+        self._tail = b""
 
     # -------------------------------------------------------------------------- who is asking
 
@@ -92,19 +119,23 @@ class Exchange(Bill):
             if self.method == b"OPTIONS" and self.origin:
                 return
             self.open_path()
-            self._authenticate()
+            self.digest = self.runtime.authenticator.digest(self.authorization)
         except Refusal as refusal:
             self.refusal = refusal
-
-    def _authenticate(self) -> None:
-        authenticator = self.runtime.authenticator
-        digest = authenticator.digest(self.authorization)
-        self.key = authenticator.known(digest)
-        if self.key is not None:
-            cors.check(self.origin, self.key)
         else:
-            self.looking_up = True
-            self._task = self.runtime.loop.create_task(self._look_up(digest))
+            self.authenticate()
+
+    def authenticate(self) -> None:
+        """The head is read: whose call is it?"""
+        try:
+            key = self.key = self.runtime.authenticator.known(self.digest)
+            if key is None:
+                self.looking_up = True
+                self._task = self.runtime.loop.create_task(self._look_up(self.digest))
+            elif self.origin:
+                cors.check(self.origin, key)
+        except Refusal as refusal:
+            self.refusal = refusal
 
     async def _look_up(self, digest: bytes) -> None:
         try:
@@ -424,12 +455,12 @@ class Exchange(Bill):
             return
         if not out:
             return
-        now = time.monotonic()
-        if not self.response_started:
-            self.write_head(200, response.EVENTS)
-        if not self.first_at and relay.content:
-            self.first_at = now
-        self._deadline = now + STALL_TIMEOUT
+        if not self.first_at:
+            if not self.response_started:
+                self.write_head(200, response.EVENTS)
+            if relay.content:
+                self.first_at = time.monotonic()
+        self._spoke = True
         self.write_chunk(out)
 
     def checkpoint(self) -> Checkpoint | None:
@@ -631,6 +662,9 @@ class Exchange(Bill):
 
     def look(self, now: float) -> None:
         """Called each second while it is under way."""
+        if self._spoke:
+            self._spoke = False
+            self._deadline = now + STALL_TIMEOUT
         if self.ended or (now <= self._deadline and now <= self._begun + TOTAL_TIMEOUT):
             return
         if self.protocol.write_paused:

@@ -10,7 +10,6 @@ from billing.usage_record import Usage
 from inference.gateway import errors, usage
 
 DONE = b"data: [DONE]"
-_BEFORE = len(usage.MEMBER) - 1
 ERROR = b'data: {"error"'
 MAX_EVENT = 8 * 1024 * 1024  # bytes; an engine that never ends an event is broken
 
@@ -21,6 +20,12 @@ class BrokenStream(Exception):
 
 class Splitter:
     """Gives out whole events; what has come of the next one is kept for the next time."""
+
+    __slots__ = (
+        "_carry",
+        "_half",
+        "carried",
+    )
 
     def __init__(self) -> None:
         self._carry: list[bytes] = []
@@ -58,6 +63,24 @@ class Relay:
     are numbered prompt by prompt.
     """
 
+    __slots__ = (
+        "_by_choice",
+        "_continuous",
+        "_include",
+        "_n",
+        "_newest",
+        "_plain",
+        "_splitter",
+        "_total",
+        "content",
+        "delivered",
+        "done",
+        "events",
+        "failed",
+        "finish",
+        "tail",
+    )
+
     def __init__(
         self, *, include_usage: bool, continuous_usage: bool, n: int = 1, several: bool = False
     ) -> None:
@@ -87,7 +110,7 @@ class Relay:
         if self._total:
             return usage.read(self._total)
         if self._by_choice is None:
-            return usage.read(self._newest)
+            return usage.read(_object(self._newest))
         told = {index: usage.read(raw) for index, raw in self._by_choice.items()}
         known = {index: u for index, u in told.items() if u is not None}
         if not known:
@@ -103,20 +126,21 @@ class Relay:
     def feed(self, data: bytes) -> bytes:
         """Raises BrokenStream."""
         if not self._splitter.carried and data[-2:] == b"\n\n":
-            if self._plain and (at := data.rfind(usage.MEMBER)) > 0:
+            if self._plain:
                 # The usual: one event with a piece of the text, the running usage at its end.
-                value = data[at + _BEFORE : -3]
+                said, member, value = data.rpartition(usage.MEMBER)
                 if (
-                    value.find(b"}") == len(value) - 1
-                    and data.find(b"\n\n") == len(data) - 2
-                    and data.find(usage.NO_CHOICES) < 0
-                    and data.startswith(b"data: {")
+                    value[-4:] == b"}}\n\n"
+                    and b"}" not in value[:-4]
+                    and b"\n\n" not in said
+                    and usage.NO_CHOICES not in said
+                    and said[:7] == b"data: {"
                 ):
-                    self._newest = value
+                    self._newest = value  # without its first brace; whoever asks puts it there
                     self.events += 1
-                    if data.find(usage.FINISH) >= 0:
-                        self.finish = usage.finish_reason(data)
-                    return data if self._continuous else data[:at] + b"}\n\n"
+                    if usage.FINISH in said:
+                        self.finish = usage.finish_reason(said)
+                    return data if self._continuous else said + b"}\n\n"
         else:
             data = self._splitter.feed(data)
             if not data:
@@ -154,3 +178,8 @@ class Relay:
                 self.content = b'"role":"assistant","content":""' not in event
                 self._plain = self.content and self._by_choice is None
         return event
+
+
+def _object(told: bytes) -> bytes:
+    """The usage that an event told last."""
+    return told if told[:1] == b"{" else b"{" + told[:-3]

@@ -31,6 +31,10 @@ _ALL_USAGE = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}'
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
 
 
+def _unlisted(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
+    """Stands for the check of what is on no list."""
+
+
 class _Role(msgspec.Struct):
     role: str = ""
 
@@ -51,17 +55,12 @@ class Parsed:
     most_tokens: int | None = None  # that one answer may have
     background = False
     needs_kept = False  # it goes on from an answer that the engine has kept
-    said: tuple[msgspec.Raw, ...] = ()  # the slices that make up the prompt
+    prompt_size = 0  # bytes of the prompt as it was written
     conversation: msgspec.Raw | None = None  # the one among them that grows from turn to turn
 
     def __init__(self, body: bytes, fields: _Object) -> None:
         self._body = body
         self._fields = fields
-
-    @property
-    def prompt_size(self) -> int:
-        """Bytes of the prompt as it was written."""
-        return sum(len(memoryview(raw)) for raw in self.said)
 
     def body_for(self, model: str, *, provider: bool = False) -> bytes:
         """The body for whoever knows the model by this name.
@@ -111,10 +110,11 @@ def parse(endpoint: str, body: bytes) -> Parsed:
     table = FIELDS[endpoint]
     left_out: tuple[str, ...] = ()
     for name, raw in fields.items():
-        if name in table:
-            check = table[name]
-            if check is not None:
-                check(name, raw, parsed)
+        check = table.get(name, _unlisted)
+        if check is None:
+            continue
+        if check is not _unlisted:
+            check(name, raw, parsed)
         elif name in IGNORED or bytes(raw) == b"null":
             left_out += (name,)
         else:

@@ -8,11 +8,12 @@ with bounded load: https://arxiv.org/abs/1608.01350).
 
 import zlib
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from inference.gateway.errors import Refusal, no_such_model
-from inference.gateway.tables import FREE, Instance, Key, Price, Provider, Replica, Route, Target
+from inference.gateway.tables import Instance, Key, Price, Provider, Replica, Route, Target
 
 RETRY_AFTER = 5  # seconds; what a client of an instance that is on its way should wait
 FAILURES_TO_OPEN = 5  # in a row; then nobody is sent there for a while
@@ -52,19 +53,13 @@ class Tables(Protocol):
     def providers(self) -> Mapping[bytes, Provider]: ...
 
 
-@dataclass(slots=True)
-class Choice:
+class Choice(msgspec.Struct):
     """One way that a request may go."""
 
     instance: Instance | None
     provider: Provider | None
     model: str  # its name there
-
-    @property
-    def price(self) -> Price:
-        if self.provider is not None:
-            return self.provider.price
-        return FREE if self.instance is None else self.instance.price
+    price: Price
 
 
 def allowed(key: Key, model: str) -> bool:
@@ -82,7 +77,7 @@ def plan(
         refusal = _unfit(instance, endpoint)
         if refusal is not None:
             raise refusal
-        return [Choice(instance, None, model)]
+        return [Choice(instance, None, model, instance.price)]
     route = tables.routes.get((key.organization_id, model))
     if route is None:
         raise no_such_model(model)
@@ -128,9 +123,13 @@ def _choice(tables: Tables, target: Target) -> Choice | None:
     """None where what it names is gone."""
     if target.instance_id is not None:
         instance = tables.instances_by_id.get(target.instance_id)
-        return None if instance is None else Choice(instance, None, instance.name)
+        if instance is None:
+            return None
+        return Choice(instance, None, instance.name, instance.price)
     provider = tables.providers.get(target.provider_id or b"")
-    return None if provider is None else Choice(None, provider, target.provider_model)
+    if provider is None:
+        return None
+    return Choice(None, provider, target.provider_model, provider.price)
 
 
 def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
@@ -168,7 +167,7 @@ def _leads_nowhere(name: str) -> Refusal:
 def keepers(tables: Tables, key: Key) -> list[Choice]:
     """The instances that may have kept an answer. Raises Refusal."""
     ways = [
-        Choice(instance, None, name)
+        Choice(instance, None, name, instance.price)
         for (organization_id, name), instance in tables.instances.items()
         if organization_id == key.organization_id
         and allowed(key, name)

@@ -27,6 +27,7 @@ from inference.gateway.access import AccessLog
 from inference.gateway.auth import Authenticator
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.errors import Refusal
+from inference.gateway.heads import Heads
 from inference.gateway.journal import Journal, JournalProblem
 from inference.gateway.leases import Leases
 from inference.gateway.snapshot import Snapshot
@@ -59,6 +60,7 @@ class GatewayRuntime:
         self._telling: asyncio.Server | None = None
         self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
+        self.heads = Heads()
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
         self.leases = Leases(env.meter_socket, self.loop)
         self.limiter = self.leases.limiter

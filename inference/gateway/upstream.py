@@ -21,6 +21,7 @@ MAX_HEAD = 64 * 1024  # bytes
 MAX_SIZE_LINE = 4096  # bytes of a chunk's size with its extensions; of a trailer
 _BARE = frozenset({204, 304})  # statuses whose answers have no body
 _HEX = frozenset(b"0123456789abcdefABCDEF")
+_SIZES = {b"%x" % size: size + 2 for size in range(1, 4096)}  # of usual chunks, with their end
 
 # How the rest of an answer is framed; what is not a mode is a number of bytes that are left.
 _HEAD, _LENGTH, _SIZE, _DATA, _DATA_END, _TRAILER, _UNTIL_CLOSE, _DONE = range(8)
@@ -53,6 +54,19 @@ class Listener(Protocol):
 
 class Upstream(asyncio.Protocol):
     """One connection to an engine; one request at a time."""
+
+    __slots__ = (
+        "_answered",
+        "_carry",
+        "_keep",
+        "_left",
+        "_mode",
+        "_pool",
+        "idle_since",
+        "listener",
+        "reused",
+        "transport",
+    )
 
     def __init__(self, pool: "Pool") -> None:
         self._pool = pool
@@ -110,24 +124,17 @@ class Upstream(asyncio.Protocol):
         if listener is None:  # an engine that talks unasked
             self._hang_up()
             return
-        self._answered = True
-        if self._mode == _SIZE and not self._carry and data[-2:] == b"\r\n":
-            # One whole chunk, as engines send each event: the way of nearly every token.
-            at = data.find(b"\r\n")
-            if 0 < at <= 8 and data[:at].isalnum():
-                try:
-                    size = int(data[:at], 16)
-                except ValueError:
-                    size = 0
-                if size and size + at + 4 == len(data):
-                    try:
-                        listener.upstream_body(data[at + 2 : -2])
-                    except Exception:  # a fault of ours may not take along whoever shares the loop
-                        log.exception("an answer could not be passed on")
-                        self._hang_up()
-                    return
         try:
+            if self._mode == _SIZE and not self._carry:
+                # One whole chunk, as engines send each event: the way of nearly every token.
+                size, _, chunk = data.partition(b"\r\n")
+                if _SIZES.get(size) == len(chunk) and chunk[-2:] == b"\r\n":
+                    listener.upstream_body(chunk[:-2])
+                    return
+            self._answered = True
             if self._mode == _HEAD:
+                if not self._carry and self._read_whole(data, listener):
+                    return
                 data = self._read_head(self._carry + data if self._carry else data, listener)
                 if self.listener is not listener:
                     return
@@ -162,6 +169,20 @@ class Upstream(asyncio.Protocol):
         listener.upstream_complete()
 
     # reading
+
+    def _read_whole(self, data: bytes, listener: Listener) -> bool:
+        """Whether this is a whole answer as uvicorn sends it; then the listener has it."""
+        end = data.find(b"\r\n\r\n")
+        usual = _USUAL(data, 0, end) if end > 0 else None
+        if usual is None or end + 4 + int(usual[2]) != len(data) or end + 4 == len(data):
+            return False
+        self._keep, self._mode = True, _DONE
+        listener.upstream_head(int(usual[1]), usual[3], b"")
+        if self.listener is listener:
+            listener.upstream_body(data[end + 4 :])
+            if self.listener is listener:
+                self._complete(listener)
+        return True
 
     def _read_head(self, data: bytes, listener: Listener) -> bytes:
         """Tell the listener of the head; what follows it. Raises BadAnswer."""

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from billing.usage_record import Usage
 from inference.gateway.errors import Refusal
 from inference.gateway.limits import Lease, Limiter, Permit, bounds
-from inference.gateway.tables import Window
+from inference.gateway.tables import FREE, Price, Window
 from tests.gateway.tables import limit
 
 NOON = 1_795_262_400.0  # a whole minute
@@ -138,7 +139,7 @@ def test_tokens_are_set_aside_and_put_right():
     tpm = limit(1000, "tokens", "minute")
     _, later = enter(limiter, tpm, tokens=600)
     meter.answer(limiter)
-    later[0].leave(100, 0)
+    later[0].leave(Usage(100), FREE)
     _, later = enter(limiter, tpm, tokens=800)
     meter.answer(limiter)
     meter.answer(limiter)
@@ -153,7 +154,7 @@ def test_money_that_is_spent_is_a_quota_that_sdks_do_not_retry():
     cap = limit(100, "spend", "month")
     _, later = enter(limiter, cap)
     meter.answer(limiter)
-    later[0].leave(5, 150)
+    later[0].leave(Usage(5), Price(bytes(16), request=150))
     meter.answer(limiter)
     _, later = enter(limiter, cap)
     meter.answer(limiter)
@@ -175,7 +176,7 @@ def test_a_line_is_bounded_and_keys_take_turns():
     assert refusal_of(lambda: enter(limiter, slots, queue=(6, 30))).code == "rate_limit_exceeded"
     permit = first[0]
     while permit is not None:
-        permit.leave(0, 0)
+        permit.leave(Usage(), FREE)
         meter.answer(limiter)
         permit = None
         for key, got in waiting:
@@ -275,7 +276,7 @@ def test_it_never_lets_in_more_than_was_granted_and_leaks_no_slot(steps):
             else:
                 waiting.append((later, ready))
         elif step == "l" and inside:
-            inside.pop(number % len(inside)).leave(0, 0)
+            inside.pop(number % len(inside)).leave(Usage(), FREE)
         elif step == "g":
             meter.answer(limiter)
         elif step == "t":
@@ -294,7 +295,7 @@ def test_it_never_lets_in_more_than_was_granted_and_leaks_no_slot(steps):
             assert lease.used == len(inside)
             assert lease.used <= 5
     while inside:
-        inside.pop().leave(0, 0)
+        inside.pop().leave(Usage(), FREE)
         for entry in [w for w in waiting if w[0]]:
             inside += [each for each in entry[0] if isinstance(each, Permit)]
             waiting.remove(entry)
