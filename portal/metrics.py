@@ -6,7 +6,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from inference.gateway import metrics
+from inference.gateway import scrape
 from portal.lib.local import is_local
 
 
@@ -21,4 +21,4 @@ async def page(request: HttpRequest) -> HttpResponse:
     if not allowed:
         text = "Send METRICS_TOKEN as a bearer token, or ask from this machine.\n"
         return HttpResponse(text, status=403, content_type="text/plain")
-    return HttpResponse(await metrics.scrape(settings.ENV), content_type=CONTENT_TYPE_LATEST)
+    return HttpResponse(await scrape.scrape(settings.ENV), content_type=CONTENT_TYPE_LATEST)

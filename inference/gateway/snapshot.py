@@ -28,7 +28,6 @@ from inference.gateway.tables import (
     Target,
     Window,
 )
-from portal.lib import crypto
 
 log = logging.getLogger(__name__)
 
@@ -343,6 +342,8 @@ def _provider(row: Row, secret: str, former: Mapping[bytes, Provider]) -> Provid
     """The provider with its secret in clear; None where that cannot be read."""
     id_, organization, name, base_url, encrypted = row
     try:
+        from portal.lib import crypto  # noqa: PLC0415  6 MB for what few gateways have
+
         plain = crypto.decrypt(bytes(encrypted), key=secret, purpose=PROVIDER_SECRETS)
     except crypto.UnreadableSecret:
         log.error("the secret of provider %s cannot be read; enter it again", id_)

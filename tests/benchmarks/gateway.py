@@ -21,8 +21,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.benchmarks import others
@@ -50,6 +51,7 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=6, help="per measurement")
     parser.add_argument("--streams", type=int, default=500, help="at a time, 50 tokens/s each")
+    parser.add_argument("--rounds", type=int, default=1, help="of which the medians are told")
     parser.add_argument(
         "--only", action="append", default=[], help="one of the ways; may be repeated"
     )
@@ -65,7 +67,8 @@ def main() -> int:
         print(f"Install {', '.join(missing)} first.", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        figures = Bench(Path(folder), options.seconds, options.streams, options.only).run()
+        bench = Bench(Path(folder), options.seconds, options.streams, options.only, options.rounds)
+        figures = bench.run()
     show(figures)
     told = {"ways": figures, "ratios": ratios(figures)}
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
@@ -88,6 +91,8 @@ def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
         | beside("stream_cpu_vs_nginx", "nginx", "cpu_s_per_million_tokens")
         | beside("stream_cpu_vs_vllm_router", "vllm-router", "cpu_s_per_million_tokens")
     )
+    if ours and (two := figures.get("gateway, two workers")):
+        found["cpu_of_two_workers_vs_one"] = round(two["cpu_us"] / ours["cpu_us"], 3)
     if ours and "straight" in figures:
         straight = figures["straight"]["p50_ms_of_one"]
         found["added_p50_ms"] = round(ours["p50_ms_of_one"] - straight, 3)
@@ -97,8 +102,10 @@ def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 class Bench:
-    def __init__(self, folder: Path, seconds: int, streams: int, only: list[str]) -> None:
-        self.only = only
+    def __init__(
+        self, folder: Path, seconds: int, streams: int, only: list[str], rounds: int = 1
+    ) -> None:
+        self.only, self.rounds = only, rounds
         self.folder, self.seconds, self.streams = folder, seconds, streams
         for name in ("mock", "sseload"):
             build = ["gcc", "-O2", "-w", "-o", str(folder / name), str(HERE / f"{name}.c")]
@@ -107,17 +114,28 @@ class Bench:
     def run(self) -> dict[str, dict[str, float]]:
         ways = ["straight", *(["nginx"] if shutil.which("nginx") else [])]
         ways += [name for name in others.PEERS if others.installed(name)]
-        ways += ["gateway", "gateway, no fsync", "mounted in uvicorn"]
+        ways += ["gateway", "gateway, two workers", "gateway, no fsync", "mounted in uvicorn"]
         ways = [way for way in ways if not self.only or way in self.only]
-        return {way: self.whole(way) | self.streamed(way) for way in ways}
+        taken = [self.round(ways) for _ in range(self.rounds)]
+        figures = {
+            way: {name: median(each[way][name] for each in taken) for name in taken[0][way]}
+            for way in ways
+        }
+        if "gateway" in figures:
+            figures["gateway"]["mib_of_1000_streams"] = self.streamed("gateway", 1000)["mib"]
+        return figures
+
+    def round(self, ways: list[str]) -> dict[str, dict[str, float]]:
+        """All ways in turn, so that a slow moment of the machine meets all alike."""
+        return {way: self.whole(way) | self.streamed(way, self.streams) for way in ways}
 
     def whole(self, way: str) -> dict[str, float]:
         """Answers of 0.6 KB, not streamed."""
-        with self.engine(0) as engine, self.on_the_way(way, engine) as (port, key, process):
+        with self.engine(0) as engine, self.on_the_way(way, engine) as (port, key, processes):
             self.wrk(port, key, 16, 1)
-            began = cpu_seconds(process)
+            began = cpu_seconds(processes)
             busy = self.wrk(port, key, 64, self.seconds)
-            spent = cpu_seconds(process) - began
+            spent = cpu_seconds(processes) - began
             lone = self.wrk(port, key, 1, self.seconds / 2)
         return {
             "rps": busy["rps"],
@@ -126,15 +144,15 @@ class Bench:
             "p99_ms": busy["p99"],
         }
 
-    def streamed(self, way: str) -> dict[str, float]:
+    def streamed(self, way: str, streams: int) -> dict[str, float]:
         """Tokens every 20 ms, with the running usage on each as vLLM sends it."""
-        with self.engine(20) as engine, self.on_the_way(way, engine) as (port, key, process):
+        with self.engine(20) as engine, self.on_the_way(way, engine) as (port, key, processes):
             command = [str(self.folder / "sseload"), str(port), PATH, key, "mock-model"]
-            began = cpu_seconds(process)
-            streams = str(min(self.streams, others.MOST_STREAMS.get(way, self.streams)))
-            out = run_elsewhere([*command, streams, "100", str(self.seconds), "3"])
-            spent = cpu_seconds(process) - began
-            memory = resident_mib(process)
+            began = cpu_seconds(processes)
+            streams = min(streams, others.MOST_STREAMS.get(way, streams))
+            out = run_elsewhere([*command, str(streams), "100", str(self.seconds), "3"])
+            spent = cpu_seconds(processes) - began
+            memory = resident_mib(processes)
         told = json.loads(out)
         if told["errs"] or told["bad"]:
             raise SystemExit(f"{way}: {out}")
@@ -172,23 +190,24 @@ class Bench:
     @contextmanager
     def on_the_way(
         self, way: str, engine: int
-    ) -> Iterator[tuple[int, str, subprocess.Popen[bytes]]]:
-        """What stands between client and engine: its port, the key it wants, its process."""
+    ) -> Iterator[tuple[int, str, list[subprocess.Popen[bytes]]]]:
+        """What stands between client and engine: its port, the key it wants, its processes."""
         port = free_port()
         key = "none"
+        processes: list[subprocess.Popen[bytes]] = []
         if way == "straight":
-            yield engine, key, self.mock
+            yield engine, key, [self.mock]
         elif way == "nginx":
             config = self.folder / "nginx.conf"
             config.write_text(NGINX.format(folder=self.folder, engine=engine, port=port))
             with running(["nginx", "-c", str(config)], MEASURED, port) as process:
-                yield port, key, process
+                yield port, key, [process]
         elif way in others.PEERS:
             command = others.command(way, engine, port, free_port(), self.folder)
             with running(command, MEASURED, port, patience=120) as process:
-                yield port, others.KEY, process
+                yield port, others.KEY, [process]
         else:
-            mode = {"gateway": "alone", "mounted in uvicorn": "mounted"}.get(way, "unsynced")
+            mode = MODES[way]
             command = [sys.executable, "-m", "tests.benchmarks.gateway", "--serve", mode]
             home = tempfile.mkdtemp(dir=self.folder, prefix="home-")
             command += ["--engine", str(engine), "--port", str(port), "--home", home]
@@ -197,14 +216,23 @@ class Bench:
                 ["taskset", "-c", str(OTHERS), *meter], env=os.environ | {"MODELPORT_HOME": home}
             )
             try:
-                with running(command, MEASURED, port, say_key=True) as process:
-                    yield port, KEYS.pop(), process
+                with ExitStack() as workers:
+                    for _ in range(2 if way == "gateway, two workers" else 1):
+                        begun = running(command, MEASURED, port, say_key=True)
+                        processes = [*processes, workers.enter_context(begun)]
+                    yield port, KEYS.pop(), processes
             finally:
                 granting.kill()
                 granting.wait()
 
 
 KEYS: list[str] = []
+MODES = {
+    "gateway": "alone",
+    "gateway, two workers": "alone",
+    "gateway, no fsync": "unsynced",
+    "mounted in uvicorn": "mounted",
+}
 
 
 @contextmanager
@@ -251,21 +279,23 @@ def family(pid: int) -> list[int]:
     return [pid, *(each for child in children for each in family(int(child)))]
 
 
-def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+def cpu_seconds(processes: list[subprocess.Popen[bytes]]) -> float:
     stats = [
         Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        for process in processes
         for pid in family(process.pid)
     ]
     return sum(int(stat[11]) + int(stat[12]) for stat in stats) / TICKS
 
 
-def resident_mib(process: subprocess.Popen[bytes]) -> float:
-    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in family(process.pid)]
+def resident_mib(processes: list[subprocess.Popen[bytes]]) -> float:
+    pids = [pid for process in processes for pid in family(process.pid)]
+    pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids]
     return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def show(figures: dict[str, dict[str, float]]) -> None:
-    names = list(next(iter(figures.values())))
+    names = list(next(iter(figures.values())))  # what all of them have
     base = figures.get("nginx") or next(iter(figures.values()))
     print(f"{'':20}" + "".join(f"{name:>26}" for name in names))
     for way, row in figures.items():
@@ -286,12 +316,10 @@ def serve(mode: str, engine: int, port: int, home: Path) -> int:
 
 
 async def _serve(mode: str, engine: int, port: int, home: Path) -> None:
-    # Imported here: the process that measures needs none of it.
-    from uvicorn import Config, Server  # noqa: PLC0415
-
+    # Imported here: the process that measures needs none of it, and a gateway alone no uvicorn.
     from inference.gateway.connection import GatewayProtocol  # noqa: PLC0415
     from inference.gateway.router import Replica  # noqa: PLC0415
-    from inference.gateway.server import GatewayRuntime, mounted  # noqa: PLC0415
+    from inference.gateway.server import GatewayRuntime  # noqa: PLC0415
     from portal.lib import env  # noqa: PLC0415
     from portal.lib.ids import uuid7  # noqa: PLC0415
     from tests.gateway.tables import StillSnapshot, limit  # noqa: PLC0415
@@ -305,18 +333,25 @@ async def _serve(mode: str, engine: int, port: int, home: Path) -> None:
     generous = tuple(limit(10**12, meter) for meter in ("requests", "tokens")) + (
         limit(10**6, "concurrent", "now"),
     )
-    key = snapshot.add_key(environment.secret("api_key_pepper"), limits=generous)
+    said = home / "key"  # several workers have one
+    plain = said.read_text() if said.exists() else ""
+    key = snapshot.add_key(environment.secret("api_key_pepper"), limits=generous, plain=plain)
+    said.write_text(key)
     await runtime.start()
     while runtime.leases._writer is None:
         await asyncio.sleep(0.05)
     print(key, flush=True)
     if mode == "mounted":
+        from uvicorn import Config, Server  # noqa: PLC0415
+
+        from inference.gateway.mounted import mounted  # noqa: PLC0415
+
         await Server(
             Config(_no_page, port=port, http=mounted(runtime), lifespan="off", log_config=None)
         ).serve()
     else:
         await runtime.loop.create_server(
-            lambda: GatewayProtocol(runtime), "127.0.0.1", port, backlog=4096
+            lambda: GatewayProtocol(runtime), "127.0.0.1", port, backlog=4096, reuse_port=True
         )
         await asyncio.Event().wait()
 

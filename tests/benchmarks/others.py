@@ -10,7 +10,10 @@ import venv
 from pathlib import Path
 
 FOLDER = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modelport-bench"
-PEERS = {"vllm-router": "vllm-router==0.1.17", "litellm": "litellm[proxy]==1.106.2"}
+PEERS = {
+    "vllm-router": ["vllm-router==0.1.17"],
+    "litellm": ["litellm[proxy]==1.106.2", "prometheus-client"],
+}
 MOST_STREAMS = {"litellm": 50}  # at a time; it cannot keep up with more
 KEY = "sk-bench"  # that LiteLLM wants; the router looks at none
 
@@ -21,9 +24,15 @@ model_list:
       model: openai/mock-model
       api_base: http://127.0.0.1:{engine}/v1
       api_key: none
+      rpm: 1000000000
+      tpm: 1000000000000
 general_settings:
   master_key: {key}
-"""
+litellm_settings:
+  callbacks: [prometheus]
+router_settings:
+  routing_strategy: usage-based-routing-v2
+"""  # a key, limits and metrics, as ours has
 
 
 def installed(name: str) -> bool:
@@ -45,12 +54,12 @@ def command(name: str, engine: int, port: int, spare: int, folder: Path) -> list
 
 
 def install() -> None:
-    for name, requirement in PEERS.items():
+    for name, requirements in PEERS.items():
         if installed(name):
             continue
-        print(f"Installing {requirement}…", flush=True)
+        print(f"Installing {requirements[0]}…", flush=True)
         venv.create(FOLDER / name, with_pip=True)
-        pip = [str(FOLDER / name / "bin" / "pip"), "install", "-q", requirement]
+        pip = [str(FOLDER / name / "bin" / "pip"), "install", "-q", *requirements]
         if subprocess.run(pip).returncode:
             print(f"{name} could not be installed and is left out.", file=sys.stderr)
 

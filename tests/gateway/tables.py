@@ -50,8 +50,10 @@ class StillSnapshot(Snapshot):
         self.providers[provider.id] = provider
         return provider
 
-    def add_key(self, pepper: str, *, organization: bytes = ACME, **given: Any) -> str:
-        plain = keys.generate()
+    def add_key(
+        self, pepper: str, *, organization: bytes = ACME, plain: str = "", **given: Any
+    ) -> str:
+        plain = plain or keys.generate()
         fields = {"kind": "api", "models_allowed": frozenset(), "expires_at": None} | given
         self.keys[keys.digest(plain, pepper)] = Key(uuid7().bytes, organization, **fields)
         self._gather_origins()

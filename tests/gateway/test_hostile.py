@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from inference.gateway import connection, intake, metrics
+from inference.gateway import connection, intake, metrics, scrape
 from tests.gateway.house import House, chat, read_answer
 
 BODY = json.dumps(chat()).encode()
@@ -431,7 +431,7 @@ async def test_what_strangers_ask_for_never_becomes_a_metric(house: House):
     house.key = "mp-nobody"
     for path in ("/v1/models/invented-name", "/v1/invented-path", "/v1/models"):
         await sent(house, head(house, path=path).replace(b"POST", b"GET", 1))
-    text = metrics.exposition([metrics.Process(1, metrics.BOOK.figures(), {}, {})], {})
+    text = scrape.exposition([metrics.Process(1, metrics.BOOK.figures(), {}, {})], {})
     assert b"invented" not in text
     assert any(
         b'endpoint="models"' in line and b'status="401"' in line for line in text.splitlines()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference.gateway import machine, metrics
+from inference.gateway import machine, scrape
 from inference.gateway.journal import Journal
 from tests.gateway.house import House, chat
 
@@ -34,7 +34,7 @@ def told(text: bytes) -> set[str]:
 async def text_of(house: House) -> bytes:
     async with house.sdk() as client:
         await client.chat.completions.create(**chat())
-    return await metrics.scrape(house.runtime._env)
+    return await scrape.scrape(house.runtime._env)
 
 
 async def test_each_figure_is_explained(house: House):
@@ -82,6 +82,6 @@ async def test_a_machine_tells_of_its_journals_and_how_far_its_meter_is_behind(t
     shipped = machine.figures(folder)
     assert shipped["meter_behind_seconds"] < 90
     assert shipped["usage_refused_bytes"] == 3
-    text = metrics.exposition([], shipped)
+    text = scrape.exposition([], shipped)
     assert of(text, "modelport_usage_refused_bytes") == 3
     journal.close()

@@ -9,7 +9,7 @@ import websockets
 from uvicorn import Config, Server
 
 from billing.usage_record import Outcome
-from inference.gateway.server import mounted
+from inference.gateway.mounted import mounted
 from tests.fakes import engine as fake
 from tests.gateway.house import House, chat, read_answer
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from inference.gateway import metrics
+from inference.gateway import metrics, scrape
 from inference.gateway.access import AccessLog
 from inference.gateway.tracing import configured, sound, tracer
 from tests.gateway.house import House, chat
@@ -27,8 +27,8 @@ def families(text: str):
 
 
 async def scraped(house: House):
-    told = await metrics.ask_all(house.runtime._env.run_dir / metrics.FOLDER)
-    return families(metrics.exposition(told, {}).decode())
+    told = await scrape.ask_all(house.runtime._env.run_dir / metrics.FOLDER)
+    return families(scrape.exposition(told, {}).decode())
 
 
 def value(families, family: str, name: str, **labels) -> float:
@@ -68,14 +68,14 @@ async def test_processes_are_added_up_and_a_dead_one_is_passed_over(house: House
     async with house.sdk() as client:
         await client.chat.completions.create(**chat())
     folder = house.runtime._env.run_dir / metrics.FOLDER
-    (process,) = await metrics.ask_all(folder)
-    twice = families(metrics.exposition([process, process], {}).decode())
-    once = families(metrics.exposition([process], {}).decode())
+    (process,) = await scrape.ask_all(folder)
+    twice = families(scrape.exposition([process, process], {}).decode())
+    once = families(scrape.exposition([process], {}).decode())
     name = "modelport_gateway_tokens"
     assert value(twice, name, f"{name}_total") == 2 * value(once, name, f"{name}_total") > 0
     os.rename(house.runtime._told_at, folder / "1.sock")
     house.runtime._telling.close()
-    assert await metrics.ask_all(folder) == []
+    assert await scrape.ask_all(folder) == []
     assert not (folder / "1.sock").exists()
 
 

@@ -5,7 +5,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from uvicorn import Config, Server
 
-from inference.gateway.server import GatewayRuntime, mounted
+from inference.gateway.mounted import mounted
+from inference.gateway.server import GatewayRuntime
 
 WEBSOCKET_BYTES = 4 * 1024 * 1024  # of one message; the playground refuses sooner
 
