@@ -42,19 +42,19 @@ class Authenticator:
     def known(self, digest: bytes) -> Key | None:
         """Raises Refusal."""
         key = self._snapshot.key(digest)
-        if key is None and not self._snapshot.loaded.is_set():
-            raise Refusal(503, NOT_YET, code="starting", retry_after=1)
-        return key and _for_calls(key)
+        if key is None:
+            if not self._snapshot.loaded.is_set():
+                raise Refusal(503, NOT_YET, code="starting", retry_after=1)
+            return None
+        if key.kind == "management":
+            raise invalid_key(MANAGEMENT)
+        return key
 
     async def look_up(self, digest: bytes) -> Key:
         """Ask the database for a key that is not in the table (yet). Raises Refusal."""
         key = await self._snapshot.look_up(digest)
         if key is None:
             raise invalid_key(WRONG)
-        return _for_calls(key)
-
-
-def _for_calls(key: Key) -> Key:
-    if key.kind == "management":
-        raise invalid_key(MANAGEMENT)
-    return key
+        if key.kind == "management":
+            raise invalid_key(MANAGEMENT)
+        return key

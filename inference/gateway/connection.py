@@ -16,6 +16,7 @@ import httptools
 from inference.gateway.errors import Refusal, bad_request
 from inference.gateway.heads import Head, split
 from inference.gateway.intake import HEADERS
+from inference.gateway.output import Output
 from inference.gateway.protocol import Exchange
 from inference.gateway.request import MAX_BODY
 
@@ -104,10 +105,10 @@ class GatewayProtocol(asyncio.Protocol):
         if self.current is None and self.reading is None:
             found = split(data)
             if found is not None:
-                known_by, begin, length = found
+                known_by, length, body = found
                 head = self.runtime.heads.get(known_by)
-                if head is not None and begin + length == len(data):
-                    self._take(head, data[begin:])
+                if head is not None and length == len(body):
+                    self._take(head, body)
                     return
         self._known_by = known_by
         try:
@@ -248,8 +249,8 @@ class GatewayProtocol(asyncio.Protocol):
         elif exchange.expects_continue and self.current is None and self.transport:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def finished(self, exchange: Exchange) -> None:
-        """The exchange has written its last byte."""
+    def finished(self, exchange: Output) -> None:
+        """It has written its last byte."""
         if self.current is not exchange:
             return
         self.current = None

@@ -123,12 +123,11 @@ def _said(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
     """What people say comes inside the request; an engine fetches nothing for a tenant."""
     text = bytes(raw)
     parsed.prompt_size += len(text)
+    # A single byte is found many times as fast as several.
     if (
-        b"_url" in text
+        (b"_" in text and (b"_url" in text or b"_embeds" in text or b"_pil" in text))
+        or (b"\\" in text and b"\\u00" in text)
         or b'"url"' in text
-        or b"_embeds" in text
-        or b"_pil" in text
-        or b"\\u00" in text
     ) and (found := _fetched(msgspec.json.decode(raw))):
         raise bad_request(f"'{found[:64]}' must hold the data itself, as a data: URL.", name)
 

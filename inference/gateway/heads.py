@@ -25,21 +25,19 @@ class Head(NamedTuple):
     digest: bytes
 
 
-def split(data: bytes) -> tuple[bytes, int, int] | None:
-    """The head at the beginning without the length that it states, where the body begins, and
-    that length; None where there is no such head."""
-    end = data.find(b"\r\n\r\n", 0, LONGEST)
-    if end <= 0:
+def split(data: bytes) -> tuple[bytes, int, bytes] | None:
+    """The head at the beginning without the length that it states, that length, and what follows
+    the head; None where there is no such head."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    if not end or len(head) > LONGEST:
         return None
-    at = data.find(b"\r\nContent-Length: ", 0, end)
-    if at < 0 and (at := data.find(b"\r\ncontent-length: ", 0, end)) < 0:
-        return None
-    at += len(b"\r\nContent-Length: ")
-    stop = data.find(b"\r\n", at)
-    length = data[at:stop]
+    before, name, rest = head.partition(b"\r\nContent-Length: ")
+    if not name:
+        before, name, rest = head.partition(b"\r\ncontent-length: ")
+    length, _, behind = rest.partition(b"\r\n")
     if not length.isdigit() or len(length) > 8:
         return None
-    return data[:at] + data[stop:end], end + 4, int(length)
+    return before + name + b"\r\n" + behind, int(length), body
 
 
 class Heads:

@@ -226,7 +226,7 @@ class Journal:
 
     def final(self, record: Final, done: Done) -> None:
         self._waiting.append((record.request_id, _encode(record), done))
-        if not self._syncing:
+        if not (self._syncing or self._soon):
             self._schedule()
 
     def _schedule(self) -> None:

@@ -68,11 +68,13 @@ class Lease:
         "is_tokens",
         "left",
         "limit",
+        "lines",
         "low",
         "marked",
         "marked_at",
         "recalled",
         "start",
+        "told_for",
         "turns",
         "unbacked",
         "used",
@@ -98,6 +100,7 @@ class Lease:
         self.denied = False  # there is no more of it in this window
         self.asked_at = 0.0  # 0: no answer is due
         self.low = 0  # units; with less it is renewed
+        self.told_for, self.lines = -1, b""  # seconds to its end, and the header lines for them
         self.marked, self.marked_at = 0, now  # what was used when it was asked for last
 
     @property
@@ -209,7 +212,8 @@ class Limiter:
                 lease.begin(now)
                 if lease.waiting:
                     self._ask(lease)
-            lease.limit = limit
+            if lease.limit is not limit:
+                lease.limit, lease.told_for = limit, -1
             leases.append(lease)
             need = (tokens or 1) if lease.is_tokens else 1
             if lease.granted - lease.used < need or lease.waiting:
@@ -496,16 +500,24 @@ def headers(leases: list[Lease], now: float) -> bytes:
             requests, fewest = lease, left
     lines = b""
     if requests is not None:
-        left = fewest if fewest > 0 else 0
-        lines = _REQUESTS % (requests.limit.amount, left, _duration(int(requests.end - now) + 1))
+        lines = _lines(requests, now) % (fewest if fewest > 0 else 0)
     if tokens is not None:
-        left = least if least > 0 else 0
-        lines += _TOKENS % (tokens.limit.amount, left, _duration(int(tokens.end - now) + 1))
+        lines += _lines(tokens, now) % (least if least > 0 else 0)
     return lines
 
 
+def _lines(lease: Lease, now: float) -> bytes:
+    """The lines of a limit but for what is left of it. They hold for a second."""
+    seconds = int(lease.end - now)
+    if lease.told_for != seconds:
+        lease.told_for = seconds
+        lines = _TOKENS if lease.is_tokens else _REQUESTS
+        lease.lines = lines % (lease.limit.amount, _duration(seconds + 1))
+    return lease.lines
+
+
 _LINES = (
-    b"X-RateLimit-Limit-%b: %%d\r\nX-RateLimit-Remaining-%b: %%d\r\nX-RateLimit-Reset-%b: %%b\r\n"
+    b"X-RateLimit-Limit-%b: %%d\r\nX-RateLimit-Remaining-%b: %%%%d\r\nX-RateLimit-Reset-%b: %%b\r\n"
 )
 _REQUESTS = _LINES % ((b"Requests",) * 3)
 _TOKENS = _LINES % ((b"Tokens",) * 3)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Output(Intake):
-    """One request with the means to answer it. The last byte calls `answered`."""
+    """One request with the means to answer it."""
 
     __slots__ = ("key", "limits_told", "protocol", "response_started", "served_by")
 
@@ -27,20 +27,20 @@ class Output(Intake):
     def write_whole(self, status: int, body: bytes, extra: bytes = b"") -> None:
         head = self._head(status, response.JSON, len(body), extra)
         # Who asked by HEAD would take a body for the beginning of the next answer.
-        self._write(head if self.method == b"HEAD" else head + body)
-        self.answered()
+        self._write_last(head if self.method == b"HEAD" else head + body)
 
     def write_refusal(self, refusal: Refusal) -> None:
         self.write_whole(refusal.status, refusal.body(self.call.shape), refusal.lines())
 
     def write_nothing(self, extra: bytes) -> None:
         """204: an answer without a body."""
-        self._write(self._head(204, b"", None, extra))
-        self.answered()
+        self._write_last(self._head(204, b"", None, extra))
 
     def write_head(self, status: int, content_type: bytes) -> None:
         """The head of a stream."""
-        self._write(self._head(status, content_type, None, b""))
+        transport = self.protocol.transport
+        if transport is not None:
+            transport.write(self._head(status, content_type, None, b""))
 
     def write_chunk(self, data: bytes) -> None:
         transport = self.protocol.transport
@@ -53,12 +53,7 @@ class Output(Intake):
         """The last bytes of a stream, and its end."""
         if self.http_minor != "1.0":
             data = (_framed(data) if data else b"") + response.LAST_CHUNK
-        self._write(data)
-        self.answered()
-
-    def answered(self) -> None:
-        """Its last byte is written."""
-        raise NotImplementedError
+        self._write_last(data)
 
     def _head(self, status: int, content_type: bytes, length: int | None, extra: bytes) -> bytes:
         self.response_started = True
@@ -89,9 +84,11 @@ class Output(Intake):
             extra,
         )
 
-    def _write(self, data: bytes) -> None:
-        if self.protocol.transport is not None:
-            self.protocol.transport.write(data)
+    def _write_last(self, data: bytes) -> None:
+        protocol = self.protocol
+        if protocol.transport is not None:
+            protocol.transport.write(data)
+        protocol.finished(self)
 
 
 def _framed(data: bytes) -> bytes:

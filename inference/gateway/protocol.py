@@ -433,10 +433,10 @@ class Exchange(Bill):
             self._try_elsewhere(503, NO_ANSWER)
             return
         if where is not None:
-            if status < 500:
-                router.succeeded(where)
-            else:
+            if status >= 500:
                 router.failed(where, time.monotonic())
+            elif where.failures:
+                router.succeeded(where)
         self._engine_status = status
         self._retry_after = retry_after if retry_after.isdigit() else b""
         self._deadline = time.monotonic() + STALL_TIMEOUT
@@ -446,7 +446,10 @@ class Exchange(Bill):
     def upstream_body(self, data: bytes) -> None:
         relay = self._relay
         if relay is None:
-            self._keep(data)
+            if self._answer:
+                self._keep(data)
+            else:
+                self._answer, self._answer_size = data, len(data)
             return
         try:
             out = relay.feed(data)
@@ -476,8 +479,6 @@ class Exchange(Bill):
         self._answer_size += len(data)
         if self._answer_size > MAX_ANSWER:
             self._break("The answer is too large.")
-        elif not self._answer:
-            self._answer = data
         elif isinstance(self._answer, bytes):
             self._answer = [self._answer, data]
         else:
@@ -701,9 +702,6 @@ class Exchange(Bill):
             self.write_refusal(refusal)
 
         self.final(NOTHING, UsageSource.NONE, outcome, status, "", then)
-
-    def answered(self) -> None:
-        self.protocol.finished(self)
 
     def _release(self) -> None:
         self._upstream = None

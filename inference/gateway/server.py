@@ -160,8 +160,8 @@ class GatewayRuntime:
 
     def pool_of(self, where: Replica | Provider) -> Pool:
         """The connections to a replica, or to a provider."""
-        if not isinstance(where, Provider):
-            return self.pool(where.address)
+        if isinstance(where, Replica):
+            return self._pools.get(where.address) or self.pool(where.address)
         # Another address or secret is another provider to the snapshot, and gets another pool.
         pool = self._provider_pools.get(where)
         if pool is None:

@@ -72,9 +72,10 @@ def of_answer(body: bytes) -> tuple[Usage | None, str]:
         answer = _answer(body)
     except UNREADABLE:
         return None, ""
-    reasons = [choice.finish_reason for choice in answer.choices if choice.finish_reason]
-    reason = reasons[0] if reasons else answer.stop_reason or answer.status or ""
-    return _counted(answer.usage), reason[:24]
+    for choice in answer.choices:
+        if choice.finish_reason:
+            return _counted(answer.usage), choice.finish_reason[:24]
+    return _counted(answer.usage), (answer.stop_reason or answer.status or "")[:24]
 
 
 def read(value: bytes) -> Usage | None:
@@ -101,6 +102,8 @@ def _counted(said: _Usage | None) -> Usage | None:
         return _counted_otherwise(said)
     prompt, completion = max(0, said.prompt_tokens), max(0, said.completion_tokens or 0)
     inside, of = said.prompt_tokens_details, said.completion_tokens_details
+    if inside is None and of is None:
+        return Usage(prompt, completion)
     cached = (inside.cached_tokens if inside else 0) or 0
     reasoning = (of.reasoning_tokens if of else 0) or 0
     # Subsets by definition; an engine that says otherwise is not believed beyond it.

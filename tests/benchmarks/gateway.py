@@ -134,7 +134,7 @@ class Bench:
         with self.engine(0) as engine, self.on_the_way(way, engine) as (port, key, processes):
             self.wrk(port, key, 16, 1)
             began = cpu_seconds(processes)
-            busy = self.wrk(port, key, 64, self.seconds)
+            busy = self.wrk(port, key, 64 * len(processes), self.seconds)
             spent = cpu_seconds(processes) - began
             lone = self.wrk(port, key, 1, self.seconds / 2)
         return {
@@ -217,8 +217,9 @@ class Bench:
             )
             try:
                 with ExitStack() as workers:
-                    for _ in range(2 if way == "gateway, two workers" else 1):
-                        begun = running(command, MEASURED, port, say_key=True)
+                    cores = [MEASURED, OTHERS] if way == "gateway, two workers" else [MEASURED]
+                    for core in cores:
+                        begun = running(command, core, port, say_key=True)
                         processes = [*processes, workers.enter_context(begun)]
                     yield port, KEYS.pop(), processes
             finally:
