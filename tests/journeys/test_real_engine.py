@@ -1,20 +1,25 @@
 """The main job on a real vLLM: from sign-up to a deleted instance, and the count agrees."""
 
+import asyncio
 import csv
 import io
 import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import psycopg
 import pytest
-from openai import OpenAI
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI, OpenAI
 from playwright.sync_api import Page, expect
 
 from portal.lib.env import read
+from tests.gateway import calls
 from tests.journeys import running, steps
 from tests.journeys.running import Running
 
@@ -117,6 +122,68 @@ def wire(base: dict[str, object], client: httpx2.Client) -> dict[str, object]:
     }
 
 
+async def compare(portal: Running, key: str) -> None:
+    """Every call, straight to the engine and through the gateway: the answers are the same."""
+    socket = str(replica(portal)["socket"])
+
+    def straight() -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=socket), timeout=60)
+
+    given = {"api_key": "none", "max_retries": 0}
+    ours = AsyncOpenAI(base_url=f"{portal.url}/v1", **given | {"api_key": key})
+    theirs = AsyncOpenAI(base_url="http://engine/v1", http_client=straight(), **given)
+    async with ours, theirs:
+        for name in calls.CALLS:
+            await calls.whole(theirs, name)  # so that both meet the same cache
+            assert await calls.whole(ours, name) == await calls.whole(theirs, name), name
+        for name in calls.STREAMS:
+            told = [without_running_usage(event) for event in await calls.streamed(theirs, name)]
+            if name != "chat with usage" and told[-1].get("choices") == []:
+                del told[-1]  # the engine is told to count for us
+            assert folded(await calls.streamed(ours, name)) == folded(told), name
+        for call in calls.ERRORS.values():
+            expected = await calls.refusal(theirs, call)
+            calls.assert_same_error(await calls.refusal(ours, call), expected)
+    our = AsyncAnthropic(base_url=portal.url, **given | {"api_key": key})
+    their = AsyncAnthropic(base_url="http://engine", http_client=straight(), **given)
+    async with our, their:
+        assert await calls.messages(our) == await calls.messages(their)
+
+
+def without_running_usage(event: dict[str, Any]) -> dict[str, Any]:
+    """A chunk as one gets it who did not ask for usage on each."""
+    return {
+        name: value for name, value in event.items() if name != "usage" or not event.get("choices")
+    }
+
+
+def folded(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pieces of text put together: how many tokens an engine puts into one is a matter of time."""
+    out: list[dict[str, Any]] = []
+    for event in events:
+        event.pop("sequence_number", None)
+        last = out[-1] if out else {}
+        if event.get("type") == "response.output_text.delta" == last.get("type"):
+            last["delta"] += event["delta"]
+        elif (one := piece(event)) and (other := piece(last)):
+            other["finish_reason"] = one["finish_reason"]
+            if "delta" in one:
+                other["delta"]["content"] += one["delta"].get("content") or ""
+            else:
+                other["text"] += one["text"]
+        else:
+            out.append(event)
+    return out
+
+
+def piece(event: dict[str, Any]) -> dict[str, Any] | None:
+    """The choice of a chunk that holds a piece of text and nothing else."""
+    for choice in event.get("choices") or ():
+        if "text" in choice or set(choice["delta"]) <= {"content"}:
+            return choice  # type: ignore[no-any-return]
+    return None
+
+
 def test_the_main_job(page: Page, portal: Running, shoot: Callable[[Page, str], None]) -> None:
     steps.sign_up(page, portal, "alice@acme.example", "Acme")
     steps.deploy_demo(page)
@@ -157,6 +224,10 @@ def test_the_main_job(page: Page, portal: Running, shoot: Callable[[Page, str], 
     assert {row["outcome"] for row in metered} == {"completed"}
     page.goto(f"{portal.url}/o/acme/usage/")
     shoot(page, "usage-light-1440")
+
+    # In another thread: this one has the browser's loop.
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, compare(portal, client.api_key)).result()
 
     # The fake engine of the fast tests writes as the real one does.
     with engine(portal) as real:
