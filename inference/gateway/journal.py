@@ -43,6 +43,7 @@ from typing import NamedTuple
 import msgspec
 
 from billing.usage_record import Admit, Checkpoint, Final, Record
+from inference.gateway import disk
 from portal.lib.ids import uuid7
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ READ_BYTES = 1024 * 1024
 GATHER = 0.002  # seconds that a FINAL may wait for others while many requests are under way
 
 _HEADER = struct.Struct("<II")
+_fdatasync = os.fdatasync
 _decode = msgspec.msgpack.Decoder(Record).decode
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -184,11 +186,14 @@ class Journal:
         self._owed: list[tuple[bytes, bytes]] = []  # FINALs that the disk would not take
         self._scheduled: TimerHandle | None = None
         self._soon = self._syncing = False
+        self._retiring = 0  # files whose successor's name may not be on disk yet
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._sync: Callable[[int], None] = os.fdatasync if durable else lambda fd: None
+        self._kernel = disk.kernel_sync(loop) if durable else None
         self._fd = -1
         self._begin_file()
-        # A thread of our own: the loop's default executor may be busy with slow strangers.
+        # For what the kernel does not do unasked. One of our own: the loop's default executor may
+        # be busy with slow strangers.
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -244,6 +249,8 @@ class Journal:
             return
         if self._admitting:
             self._write_admits()
+        if self._kernel is not None:
+            self._kernel.close()
         self._jobs.put(None)
         self._thread.join()
         group, self._waiting = self._waiting, []
@@ -299,6 +306,7 @@ class Journal:
         if old < 0:
             _sync_folder(self._folder)
         else:
+            self._retiring += 1
             self._jobs.put(lambda: self._retire(old))
 
     def _retire(self, fd: int) -> None:
@@ -307,6 +315,10 @@ class Journal:
             self._sync(fd)
         finally:
             os.close(fd)
+            self._loop.call_soon_threadsafe(self._retired)
+
+    def _retired(self) -> None:
+        self._retiring -= 1
 
     def _write_admits(self) -> None:
         group, self._admitting = self._admitting, []
@@ -341,20 +353,29 @@ class Journal:
         for request_id, _ in finals:
             self._open.pop(request_id, None)
         self._syncing = True
-        fd = self._fd
-        self._jobs.put(lambda: self._sync_group(fd, group))
+        fd, began = self._fd, time.monotonic()
 
-    def _sync_group(self, fd: int, group: list[tuple[bytes, bytes, Done]]) -> None:
+        def synced(ok: bool) -> None:
+            if ok:
+                self.syncs += 1
+                self.sync_seconds += time.monotonic() - began
+            self._group_done(group, ok)
+
+        # A new file's name must be on disk before what it holds counts as kept: that is the
+        # thread's work, and what is synced meanwhile stands in line behind it.
+        if self._kernel is not None and not self._retiring and self._sync is _fdatasync:
+            self._kernel.sync(fd, synced)
+        else:
+            self._jobs.put(lambda: self._sync_group(fd, synced))
+
+    def _sync_group(self, fd: int, synced: Callable[[bool], None]) -> None:
         """In the journal's thread."""
-        began = time.monotonic()
         try:
             self._sync(fd)
             ok = True
-            self.syncs += 1
-            self.sync_seconds += time.monotonic() - began
         except OSError:
             ok = False
-        self._loop.call_soon_threadsafe(self._group_done, group, ok)
+        self._loop.call_soon_threadsafe(synced, ok)
 
     def _group_done(self, group: list[tuple[bytes, bytes, Done]], ok: bool) -> None:
         self._syncing = False
