@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from inference.gateway.connection import GatewayProtocol
 
 
+MOST_USUAL = 4096  # bytes; a chunk with a token is far smaller
+_SIZES = [b"%x\r\n" % size for size in range(MOST_USUAL)]
+
+
 class Output(Intake):
     """One request with the means to answer it."""
 
@@ -45,14 +49,19 @@ class Output(Intake):
     def write_chunk(self, data: bytes) -> None:
         transport = self.protocol.transport
         if transport is not None:
-            if self.http_minor != "1.0":
-                data = _framed(data)
-            transport.write(data)
+            size = len(data)
+            if self.http_minor == "1.0":
+                transport.write(data)
+            elif size < MOST_USUAL:
+                transport.write(_SIZES[size] + data + b"\r\n")
+            else:
+                transport.write(b"%x\r\n%b\r\n" % (size, data))
 
     def write_last(self, data: bytes) -> None:
         """The last bytes of a stream, and its end."""
         if self.http_minor != "1.0":
-            data = (_framed(data) if data else b"") + response.LAST_CHUNK
+            chunk = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+            data = chunk + response.LAST_CHUNK
         self._write_last(data)
 
     def _head(self, status: int, content_type: bytes, length: int | None, extra: bytes) -> bytes:
@@ -89,12 +98,3 @@ class Output(Intake):
         if protocol.transport is not None:
             protocol.transport.write(data)
         protocol.finished(self)
-
-
-def _framed(data: bytes) -> bytes:
-    """As a chunk."""
-    size = len(data)
-    return (_SIZES[size] if size < len(_SIZES) else b"%x\r\n" % size) + data + b"\r\n"
-
-
-_SIZES = [b"%x\r\n" % size for size in range(4096)]  # there is a chunk for each token

@@ -66,10 +66,12 @@ class Relay:
     __slots__ = (
         "_by_choice",
         "_continuous",
+        "_finish",
         "_include",
         "_n",
         "_newest",
         "_plain",
+        "_said",
         "_splitter",
         "_total",
         "content",
@@ -77,7 +79,6 @@ class Relay:
         "done",
         "events",
         "failed",
-        "finish",
         "tail",
     )
 
@@ -93,7 +94,8 @@ class Relay:
         self._total = b""  # the usage of all, told at the end
         self.tail = b""  # held back until the bill is on disk
         self.delivered: list[str] = []  # text whose tokens nobody tells: here they are told
-        self.finish = ""
+        self._finish = ""
+        self._said = b""  # the newest event of the usual kind; it may tell why the answer ended
         self.done = False  # the engine has said that it is over
         self.failed = False  # the engine has told of an error of its own
         self.events = 0  # that were passed on
@@ -104,6 +106,11 @@ class Relay:
     def told(self) -> bool:
         """Whether the engine has told any usage yet."""
         return bool(self._newest or self._total)
+
+    @property
+    def finish(self) -> str:
+        """Why the answer ended, as far as that was told."""
+        return usage.finish_reason(self._said) or self._finish
 
     def usage(self) -> Usage | None:
         """What the engine has told so far, over all choices."""
@@ -132,14 +139,13 @@ class Relay:
                 if (
                     value[-4:] == b"}}\n\n"
                     and b"}" not in value[:-4]
-                    and b"\n\n" not in said
-                    and usage.NO_CHOICES not in said
+                    and said[-2:] == b"}]"  # a choice; the closing usage comes with none
+                    and b"\n" not in said
                     and said[:7] == b"data: {"
                 ):
                     self._newest = value  # without its first brace; whoever asks puts it there
+                    self._said = said
                     self.events += 1
-                    if usage.FINISH in said:
-                        self.finish = usage.finish_reason(said)
                     return data if self._continuous else said + b"}\n\n"
         else:
             data = self._splitter.feed(data)
@@ -171,7 +177,8 @@ class Relay:
             if not self._continuous:
                 event = found.rest
         if event:
-            self.finish = usage.finish_reason(event) or self.finish
+            self._finish = usage.finish_reason(event) or self.finish
+            self._said = b""
             self.events += 1
             if not self.content:
                 # vLLM's first chunk only says that the assistant speaks.
