@@ -4,7 +4,13 @@ Of a limit with a window the table `billing_limit_grant` knows how much all mach
 together; the update that takes a slice is the arbiter, so a limit is never overshot, whoever dies.
 What a gateway does not need goes back: when one is short and nothing is left, the others are asked
 for what they have not used. With PostgreSQL away slices are granted by what was known last, and
-entered when it is back. Requests at a time are counted per machine, by who is connected.
+entered when it is back.
+
+Of a limit on requests at a time each machine claims as many as it needs (`billing_limit_slots`),
+and counts them by who is connected. A machine that wants more than is to be had says so there; the
+others, which look a few times a second, call back what their gateways do not use, and who holds
+more than all others lets go of one in use, too, when it becomes free. A machine that has not been
+seen for `CLAIM_HOLDS` seconds has lost its claim.
 """
 
 import asyncio
@@ -16,8 +22,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 from typing import Any
-from uuid import UUID
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
 import psycopg
@@ -42,6 +49,9 @@ AWAY_FOR = 1.0  # seconds for which a database that was away is not asked
 GRACE = 0.6  # seconds after its start in which gateways report to a meter that begins anew
 TIDY_EVERY = 30.0  # seconds
 KEEP_AFTER = 120.0  # seconds after a window's end, for clocks that differ
+BEAT = 0.25  # seconds between looks at what other machines want of our claims
+CLAIM_HOLDS = 10  # seconds that a machine may be silent
+PATIENCE = 0.7  # seconds for other machines to let go of what they do not use
 
 _MAKE = """
     INSERT INTO billing_limit_grant (limit_id, window_start, granted) VALUES (%s, %s, 0)
@@ -61,6 +71,32 @@ _TAKE = """
 """
 _FORGET = "DELETE FROM billing_limit_grant WHERE limit_id = %s AND window_start = %s"
 _FORGET_OLD = "DELETE FROM billing_limit_grant WHERE window_start < now() - interval '40 days'"
+
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('limit ' || %(id)s::text, 0))"
+_CLAIM = """
+    WITH others AS (
+        SELECT COALESCE(sum(slots), 0)::bigint AS taken FROM billing_limit_slots
+        WHERE limit_id = %(id)s AND machine <> %(machine)s
+            AND seen_at > now() - make_interval(secs => %(holds)s)
+    )
+    INSERT INTO billing_limit_slots (limit_id, machine, slots, wanted, seen_at)
+    SELECT %(id)s, %(machine)s, GREATEST(%(in_use)s, LEAST(%(ask)s, %(amount)s - taken)),
+        %(need)s > %(amount)s - taken, now()
+    FROM others
+    ON CONFLICT (limit_id, machine) DO UPDATE
+    SET slots = EXCLUDED.slots, wanted = EXCLUDED.wanted, seen_at = EXCLUDED.seen_at
+    RETURNING slots, wanted, (SELECT taken FROM others)
+"""
+_SEEN = """
+    UPDATE billing_limit_slots SET seen_at = now()
+    WHERE machine = %(machine)s AND limit_id = ANY(%(ids)s)
+"""
+_WANTED = """
+    SELECT DISTINCT limit_id FROM billing_limit_slots
+    WHERE wanted AND machine <> %(machine)s AND limit_id = ANY(%(ids)s)
+        AND seen_at > now() - make_interval(secs => %(holds)s)
+"""
+_FORGET_SILENT = "DELETE FROM billing_limit_slots WHERE seen_at < now() - interval '1 day'"
 
 _decode = msgspec.msgpack.Decoder(FromGateway).decode
 
@@ -96,6 +132,19 @@ class Pool:
     asked_back: set[Gateway] = field(default_factory=set)  # whose answer is due
     short: bool = False  # holders were told that it is scarce
     busy: bool = False  # its wants are being served
+    # Of requests at a time:
+    claim: int = 0  # that this machine may let in
+    others: int = 0  # claimed by other machines, as was told last
+    wanted: bool = False  # others were told that we want more
+    called_back: bool = False  # our gateways were told that others want some
+    scarce_until: float = 0.0  # monotonic seconds; until then nobody is asked again
+    yields: bool = False  # the next that becomes free is for others
+    holds_off: float = 0.0  # monotonic seconds; until then it claims no more
+
+    @property
+    def in_use(self) -> int:
+        """In the gateways' hands."""
+        return sum(self.held.values())
 
     @property
     def left(self) -> int:
@@ -105,15 +154,17 @@ class Pool:
 class Grants:
     """All pools, and who is connected. Lives on one event loop."""
 
-    def __init__(self, database: str) -> None:
+    def __init__(self, database: str, machine: UUID) -> None:
+        """`machine` is the same for as long as its gateways may live."""
         self._database = database
+        self._machine = machine
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._away_until = 0.0
         self._lock = asyncio.Lock()
         self._pools: dict[tuple[bytes, int], Pool] = {}
         self._gateways: set[Gateway] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._began = time.monotonic()
+        self._began = self._seen_at = time.monotonic()
 
     async def welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one gateway for as long as it is connected."""
@@ -222,16 +273,107 @@ class Grants:
 
     async def _take(self, pool: Pool, take: Take) -> int:
         if pool.end == NEVER:
-            if (early := self._began + GRACE - time.monotonic()) > 0:
-                await asyncio.sleep(early)  # until everybody has said what they hold
-            in_use = sum(pool.held.values())
-            pool.known = in_use
-            return max(0, min(take.want, pool.amount - in_use))
+            return await self._take_slots(pool, take)
         if pool.spare >= take.want and not take.beyond:
             pool.spare -= take.want
             return take.want
         spare, pool.spare = pool.spare, 0
         return spare + await self._take_slice(pool, take.want - spare, take.beyond)
+
+    async def _take_slots(self, pool: Pool, take: Take) -> int:
+        if (early := self._began + GRACE - time.monotonic()) > 0:
+            await asyncio.sleep(early)  # until everybody has said what they hold
+        deadline = max(time.monotonic() + PATIENCE, pool.scarce_until)
+        if pool.scarce_until > time.monotonic():
+            deadline = 0.0
+        while True:
+            need = pool.in_use + take.want
+            if need > pool.claim and time.monotonic() >= pool.holds_off:
+                await self._claim(pool, need, need + need // 4 + 4)
+            in_use = pool.in_use
+            pool.known = in_use + pool.others
+            units = max(0, min(take.want, pool.claim - pool.yields - in_use))
+            if units or take.wait or not pool.others:
+                return units
+            if time.monotonic() >= deadline:
+                pool.scarce_until = time.monotonic() + PATIENCE
+                return 0
+            await asyncio.sleep(BEAT / 2)
+
+    async def _claim(self, pool: Pool, need: int, ask: int) -> None:
+        """Claim `ask` requests at a time for this machine, or what is to be had of them. Without
+        the database: all that others had not claimed when it was there last."""
+        in_use = pool.in_use
+        pool.claim = min(pool.claim, max(ask, in_use))  # lowered here before it is lowered there
+        asked = self._me(pool.limit_id)
+        asked |= {"amount": pool.amount, "in_use": in_use, "need": need, "ask": ask}
+        try:
+            async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
+                connection = await self._connect()
+                async with connection.transaction():
+                    await connection.execute(_LOCK, asked)
+                    cursor = await connection.execute(_CLAIM, asked)
+                    row = await cursor.fetchone()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            self._lost(error)
+            pool.claim = max(pool.claim, pool.amount - pool.others)
+            return
+        if row is not None:
+            pool.claim, pool.wanted, pool.others = row
+
+    def _me(self, *limits: bytes) -> dict[str, Any]:
+        ids = [UUID(bytes=limit) for limit in limits]
+        return {"machine": self._machine, "ids": ids, "id": ids[0], "holds": CLAIM_HOLDS}
+
+    async def heed(self) -> None:
+        """Let go of what other machines want and we do not use, for ever."""
+        while True:
+            await asyncio.sleep(BEAT)
+            mine = [p for p in self._pools.values() if p.end == NEVER and (p.claim or p.wants)]
+            if not mine:
+                continue
+            try:
+                wanted = await self._wanted(mine)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                self._lost(error)
+                continue
+            try:
+                for pool in mine:
+                    await self._heed(pool, wanted=pool.limit_id in wanted)
+            except Exception:  # whatever it was, the next look is taken
+                log.exception("what other machines want could not be heeded")
+
+    async def _wanted(self, pools: list[Pool]) -> set[bytes]:
+        """Say that we are there; which of these others want more of."""
+        asked = self._me(*(pool.limit_id for pool in pools))
+        async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
+            connection = await self._connect()
+            if time.monotonic() > self._seen_at + CLAIM_HOLDS / 4:
+                await connection.execute(_SEEN, asked)
+                self._seen_at = time.monotonic()
+            cursor = await connection.execute(_WANTED, asked)
+            return {row[0].bytes for row in await cursor.fetchall()}
+
+    async def _heed(self, pool: Pool, *, wanted: bool) -> None:
+        if wanted:
+            if not pool.called_back:
+                pool.called_back = True
+                for holder in pool.held:
+                    holder.send(Recall(pool.limit_id, pool.start))
+            elif pool.claim > pool.in_use and (pool.yields or not pool.wants):
+                pool.holds_off = time.monotonic() + PATIENCE if pool.yields else 0.0
+                await self._claim(pool, pool.in_use, pool.in_use)
+                pool.yields = False
+            elif pool.wants and pool.claim > pool.others + 1:
+                pool.yields = True
+        elif pool.called_back:
+            pool.called_back = pool.yields = False
+            for holder in pool.held:
+                holder.send(Calm(pool.limit_id))
+        if pool.wants:
+            self._serve_soon(pool)
+        elif pool.wanted:
+            await self._claim(pool, pool.in_use, pool.in_use)  # nobody waits here any more
 
     async def _take_slice(self, pool: Pool, want: int, beyond: int) -> int:
         """From what all machines share. Without the database: from what was known of it."""
@@ -295,6 +437,7 @@ class Grants:
                 async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
                     connection = await self._connect()
                     await connection.execute(query, parameters)
+                    await connection.execute(_FORGET_SILENT)
                     for pool in over:
                         start = datetime.fromtimestamp(pool.start, UTC)
                         await connection.execute(_FORGET, [UUID(bytes=pool.limit_id), start])
@@ -319,11 +462,18 @@ async def _closed(connection: psycopg.AsyncConnection[Any]) -> None:
         await connection.close()
 
 
+def machine_of(socket: Path) -> UUID:
+    """The same for every meter that has its gateways on this socket, until the machine restarts."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text().strip() if boot.exists() else ""
+    return uuid5(NAMESPACE_URL, f"{gethostname()} {started} {socket}")
+
+
 async def serve(socket: Path, database: str, stop: threading.Event) -> None:
     """Answer the gateways of this machine until asked to stop."""
-    grants = Grants(database)
+    grants = Grants(database, machine_of(socket))
     server = await asyncio.start_unix_server(grants.welcome, path=str(socket))
-    tidying = asyncio.create_task(grants.tidy())
+    tidying = asyncio.gather(grants.tidy(), grants.heed())
     try:
         while not stop.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.1)

@@ -4,13 +4,16 @@ import asyncio
 import threading
 from collections import Counter
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import openai
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
+from django.utils import timezone
 
-from billing.models import LimitGrant
+from billing.models import LimitGrant, LimitSlots
 from inference import grants
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.server import GatewayRuntime
@@ -161,3 +164,110 @@ async def test_with_the_database_away_the_limit_holds_all_the_same(pair: Pair):
     async with clients(pair, key) as both:
         served = Counter([await status_of(both[i % 2]) for i in range(64)])
     assert served == {200: 50, 429: 14}
+
+
+class Machine:
+    """A gateway and a meter as on another machine, with the house's engine and keys."""
+
+    def __init__(self, runtime: GatewayRuntime, port: int, home: Path) -> None:
+        self.runtime, self.port = runtime, port
+        self.socket = env.read({"MODELPORT_HOME": str(home)}).meter_socket
+        self.stop = threading.Event()
+        self.meter = grants.in_thread(self.socket, database(), self.stop)
+
+    def sdk(self, key: str) -> openai.AsyncOpenAI:
+        base_url = f"http://127.0.0.1:{self.port}/v1"
+        return openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0)
+
+
+@pytest.fixture
+async def machines(house: House, tmp_path_factory):
+    """Two, of which the house is none."""
+    made: list[Machine] = []
+    servers = []
+    for name in ("a", "b"):
+        home = tmp_path_factory.mktemp(name)
+        (home / "secrets").mkdir(mode=0o700)
+        for secret in (house.home / "secrets").iterdir():
+            (home / "secrets" / secret.name).write_bytes(secret.read_bytes())
+            (home / "secrets" / secret.name).chmod(0o600)
+        runtime = GatewayRuntime(env.read({"MODELPORT_HOME": str(home)}), snapshot=house.snapshot)
+        await runtime.start()
+        server = await runtime.loop.create_server(
+            lambda runtime=runtime: GatewayProtocol(runtime), "127.0.0.1", 0
+        )
+        servers.append(server)
+        made.append(Machine(runtime, server.sockets[0].getsockname()[1], home))
+    await house.until(lambda: all(each.runtime.leases._writer is not None for each in made))
+    yield made
+    for server, machine in zip(servers, made, strict=True):
+        server.close()
+        await machine.runtime.stop()
+        machine.stop.set()
+        await asyncio.to_thread(machine.meter.join)
+    await sync_to_async(connections.close_all)()
+
+
+async def test_requests_at_a_time_hold_over_machines(house: House, machines: list[Machine]):
+    most = 6
+    key = house.new_key(limits=(limit(most, "concurrent", "now"),))
+    house.engine.delay = 0.02
+    seen: list[int] = []
+    counted: Counter[int] = Counter()
+
+    async def client(machine: Machine) -> None:
+        async with machine.sdk(key) as sdk:
+            for _ in range(6):
+                counted[await status_of(sdk)] += 1
+
+    async def watch() -> None:
+        while True:
+            seen.append(house.replica.outstanding)
+            await asyncio.sleep(0.001)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(client(machines[n % 2]) for n in range(24)))
+    watching.cancel()
+    assert 0 < max(seen) <= most
+    assert set(counted) == {200, 429}
+    assert counted[200] >= most
+
+
+async def test_a_machine_gets_the_slots_that_another_does_not_use(house: House, machines):
+    key = house.new_key(limits=(limit(4, "concurrent", "now"),))
+    first, second = (machine.sdk(key) for machine in machines)
+    async with first, second:
+        assert await status_of(first) == 200  # and it has claimed more than it uses now
+        assert [await status_of(second) for _ in range(4)] == [200] * 4
+        house.engine.delay = 0.05
+        counted = Counter(await asyncio.gather(*(status_of(second) for _ in range(8))))
+    assert counted[200] >= 4
+    claims = [row async for row in LimitSlots.objects.all()]
+    assert len(claims) == 2
+    assert sum(row.slots for row in claims) <= 4
+
+
+async def test_lines_of_an_instance_on_two_machines_both_move_on(house: House, machines):
+    house.instance.limits = (limit(3, "concurrent", "now", "instance"),)
+    house.instance.queue_size, house.instance.queue_seconds = 200, 30
+    key = house.new_key()
+    house.engine.delay = 0.005
+    first, second = (machine.sdk(key) for machine in machines)
+    async with first, second:
+        calls = [status_of((first, second)[n % 2]) for n in range(40)]
+        assert Counter(await asyncio.gather(*calls)) == {200: 40}
+    assert house.replica.outstanding == 0
+
+
+async def test_a_machine_that_fell_silent_loses_its_claim(house: House, machines):
+    key = house.new_key(limits=(limit(2, "concurrent", "now"),))
+    first, second = (machine.sdk(key) for machine in machines)
+    async with first, second:
+        assert await status_of(first) == 200
+        machines[0].stop.set()
+        await asyncio.to_thread(machines[0].meter.join)
+        await LimitSlots.objects.aupdate(slots=2, seen_at=timezone.now() - timedelta(seconds=5))
+        assert await status_of(second) == 429  # it may be restarting
+        await LimitSlots.objects.aupdate(seen_at=timezone.now() - timedelta(seconds=20))
+        await asyncio.sleep(grants.PATIENCE)
+        assert await status_of(second) == 200
