@@ -13,6 +13,7 @@ COMMANDS = {
     "controller": "the reconciler of instances; one is active, others stand by",
     "node": "the supervisor of engines on this machine",
     "meter": "ships this machine's usage journals into the database",
+    "metrics": "tells Prometheus of gateways that have no pages beside them",
     "engine": "install an engine: modelport engine install vllm",
     "doctor": "say what is missing on this machine and how to mend it",
     "bootstrap": "make an organization and a management key, for scripts",
