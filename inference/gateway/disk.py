@@ -11,6 +11,7 @@ import platform
 import struct
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 
 MOST = 16  # syncs under way; the journal has one at a time
 _FDSYNC, _TELL_EVENTFD = 3, 1  # IOCB_CMD_FDSYNC, IOCB_FLAG_RESFD
@@ -82,7 +83,8 @@ class KernelSync:
         least = len(self._waiting) if block else 0
         no_time = None if block else ctypes.byref(_NO_TIME)
         if not block:
-            os.eventfd_read(self._told)
+            with suppress(BlockingIOError):  # woken for nothing
+                os.eventfd_read(self._told)
         count = self._call(
             self._getevents,
             self._context,
