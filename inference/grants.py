@@ -1,16 +1,12 @@
 """Grants of limits to the gateways of this machine: the meter's side of `inference.gateway.leases`.
 
-Of a limit with a window the table `billing_limit_grant` knows how much all machines have handed out
-together; the update that takes a slice is the arbiter, so a limit is never overshot, whoever dies.
-What a gateway does not need goes back: when one is short and nothing is left, the others are asked
-for what they have not used. With PostgreSQL away slices are granted by what was known last, and
-entered when it is back.
+What all machines share is taken from the `arbiter`, a slice at a time. What a gateway does not need
+goes back: when one is short and nothing is left, the others are asked for what they have not used.
+With PostgreSQL away slices are granted by what was known last, and entered when it is back.
 
-Of a limit on requests at a time each machine claims as many as it needs (`billing_limit_slots`),
-and counts them by who is connected. A machine that wants more than is to be had says so there; the
-others, which look a few times a second, call back what their gateways do not use, and who holds
-more than all others lets go of one in use, too, when it becomes free. A machine that has not been
-seen for `CLAIM_HOLDS` seconds has lost its claim.
+Requests at a time are counted by who is connected, within what this machine has claimed. A few
+times a second we look what other machines want: our gateways are called back what they do not use,
+and who holds more than all others lets go of one in use, too, when it becomes free.
 """
 
 import asyncio
@@ -20,15 +16,13 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from socket import gethostname
-from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
-import psycopg
 
+from inference.arbiter import Arbiter, Away
 from inference.gateway.leases import (
     Calm,
     FromGateway,
@@ -44,59 +38,11 @@ from inference.gateway.leases import (
 log = logging.getLogger(__name__)
 
 NEVER = float("inf")
-QUERY_TIMEOUT = 2.0  # seconds; a database that takes longer is away
-AWAY_FOR = 1.0  # seconds for which a database that was away is not asked
 GRACE = 0.6  # seconds after its start in which gateways report to a meter that begins anew
 TIDY_EVERY = 30.0  # seconds
 KEEP_AFTER = 120.0  # seconds after a window's end, for clocks that differ
 BEAT = 0.25  # seconds between looks at what other machines want of our claims
-CLAIM_HOLDS = 10  # seconds that a machine may be silent
 PATIENCE = 0.7  # seconds for other machines to let go of what they do not use
-
-_MAKE = """
-    INSERT INTO billing_limit_grant (limit_id, window_start, granted) VALUES (%s, %s, 0)
-    ON CONFLICT DO NOTHING
-"""
-_TAKE = """
-    WITH old AS (
-        SELECT granted FROM billing_limit_grant
-        WHERE limit_id = %(id)s AND window_start = %(start)s FOR UPDATE
-    )
-    UPDATE billing_limit_grant AS g
-    SET granted = g.granted + GREATEST(
-        %(beyond)s, LEAST(%(want)s, GREATEST(%(amount)s - old.granted, 0))
-    )
-    FROM old WHERE g.limit_id = %(id)s AND g.window_start = %(start)s
-    RETURNING g.granted - old.granted, g.granted
-"""
-_FORGET = "DELETE FROM billing_limit_grant WHERE limit_id = %s AND window_start = %s"
-_FORGET_OLD = "DELETE FROM billing_limit_grant WHERE window_start < now() - interval '40 days'"
-
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('limit ' || %(id)s::text, 0))"
-_CLAIM = """
-    WITH others AS (
-        SELECT COALESCE(sum(slots), 0)::bigint AS taken FROM billing_limit_slots
-        WHERE limit_id = %(id)s AND machine <> %(machine)s
-            AND seen_at > now() - make_interval(secs => %(holds)s)
-    )
-    INSERT INTO billing_limit_slots (limit_id, machine, slots, wanted, seen_at)
-    SELECT %(id)s, %(machine)s, GREATEST(%(in_use)s, LEAST(%(ask)s, %(amount)s - taken)),
-        %(need)s > %(amount)s - taken, now()
-    FROM others
-    ON CONFLICT (limit_id, machine) DO UPDATE
-    SET slots = EXCLUDED.slots, wanted = EXCLUDED.wanted, seen_at = EXCLUDED.seen_at
-    RETURNING slots, wanted, (SELECT taken FROM others)
-"""
-_SEEN = """
-    UPDATE billing_limit_slots SET seen_at = now()
-    WHERE machine = %(machine)s AND limit_id = ANY(%(ids)s)
-"""
-_WANTED = """
-    SELECT DISTINCT limit_id FROM billing_limit_slots
-    WHERE wanted AND machine <> %(machine)s AND limit_id = ANY(%(ids)s)
-        AND seen_at > now() - make_interval(secs => %(holds)s)
-"""
-_FORGET_SILENT = "DELETE FROM billing_limit_slots WHERE seen_at < now() - interval '1 day'"
 
 _decode = msgspec.msgpack.Decoder(FromGateway).decode
 
@@ -123,7 +69,6 @@ class Pool:
     start: int
     end: float
     amount: int
-    made: bool = False  # its row is there
     spare: int = 0  # taken, and in nobody's hands
     known: int = 0  # handed out over all machines, as was told last
     owed: int = 0  # handed out while the database was away
@@ -154,17 +99,12 @@ class Pool:
 class Grants:
     """All pools, and who is connected. Lives on one event loop."""
 
-    def __init__(self, database: str, machine: UUID) -> None:
-        """`machine` is the same for as long as its gateways may live."""
-        self._database = database
-        self._machine = machine
-        self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._away_until = 0.0
-        self._lock = asyncio.Lock()
+    def __init__(self, arbiter: Arbiter) -> None:
+        self._arbiter = arbiter
         self._pools: dict[tuple[bytes, int], Pool] = {}
         self._gateways: set[Gateway] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._began = self._seen_at = time.monotonic()
+        self._began = time.monotonic()
 
     async def welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one gateway for as long as it is connected."""
@@ -305,25 +245,12 @@ class Grants:
         the database: all that others had not claimed when it was there last."""
         in_use = pool.in_use
         pool.claim = min(pool.claim, max(ask, in_use))  # lowered here before it is lowered there
-        asked = self._me(pool.limit_id)
-        asked |= {"amount": pool.amount, "in_use": in_use, "need": need, "ask": ask}
         try:
-            async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
-                connection = await self._connect()
-                async with connection.transaction():
-                    await connection.execute(_LOCK, asked)
-                    cursor = await connection.execute(_CLAIM, asked)
-                    row = await cursor.fetchone()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            self._lost(error)
+            pool.claim, pool.wanted, pool.others = await self._arbiter.claim(
+                pool.limit_id, amount=pool.amount, in_use=in_use, need=need, ask=ask
+            )
+        except Away:
             pool.claim = max(pool.claim, pool.amount - pool.others)
-            return
-        if row is not None:
-            pool.claim, pool.wanted, pool.others = row
-
-    def _me(self, *limits: bytes) -> dict[str, Any]:
-        ids = [UUID(bytes=limit) for limit in limits]
-        return {"machine": self._machine, "ids": ids, "id": ids[0], "holds": CLAIM_HOLDS}
 
     async def heed(self) -> None:
         """Let go of what other machines want and we do not use, for ever."""
@@ -333,26 +260,13 @@ class Grants:
             if not mine:
                 continue
             try:
-                wanted = await self._wanted(mine)
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                self._lost(error)
-                continue
-            try:
+                wanted = await self._arbiter.wanted([pool.limit_id for pool in mine])
                 for pool in mine:
                     await self._heed(pool, wanted=pool.limit_id in wanted)
+            except Away:
+                pass
             except Exception:  # whatever it was, the next look is taken
                 log.exception("what other machines want could not be heeded")
-
-    async def _wanted(self, pools: list[Pool]) -> set[bytes]:
-        """Say that we are there; which of these others want more of."""
-        asked = self._me(*(pool.limit_id for pool in pools))
-        async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
-            connection = await self._connect()
-            if time.monotonic() > self._seen_at + CLAIM_HOLDS / 4:
-                await connection.execute(_SEEN, asked)
-                self._seen_at = time.monotonic()
-            cursor = await connection.execute(_WANTED, asked)
-            return {row[0].bytes for row in await cursor.fetchall()}
 
     async def _heed(self, pool: Pool, *, wanted: bool) -> None:
         if wanted:
@@ -378,71 +292,28 @@ class Grants:
     async def _take_slice(self, pool: Pool, want: int, beyond: int) -> int:
         """From what all machines share. Without the database: from what was known of it."""
         owed = pool.owed
-        asked = {
-            "id": UUID(bytes=pool.limit_id),
-            "start": datetime.fromtimestamp(pool.start, UTC),
-            "amount": pool.amount,
-            "want": want + owed,
-            "beyond": beyond + owed,
-        }
         try:
-            async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
-                connection = await self._connect()
-                if not pool.made:
-                    await connection.execute(_MAKE, [asked["id"], asked["start"]])
-                    pool.made = True
-                cursor = await connection.execute(_TAKE, asked)
-                row = await cursor.fetchone()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            self._lost(error)
+            taken, pool.known = await self._arbiter.take(
+                pool.limit_id,
+                pool.start,
+                amount=pool.amount,
+                want=want + owed,
+                beyond=beyond + owed,
+            )
+        except Away:
             units = max(beyond, min(want, max(0, pool.amount - pool.known - pool.owed)))
             pool.owed += units
             return units
-        if row is None:  # an operator has emptied the table
-            pool.made = False
-            return await self._take_slice(pool, want, beyond)
         pool.owed = 0
-        pool.known = row[1]
-        return int(row[0]) - owed
-
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        """Raises psycopg.Error, also for a while after it could not be reached."""
-        if self._connection is None or self._connection.closed:
-            if time.monotonic() < self._away_until:
-                raise psycopg.OperationalError("it was away a moment ago")
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._database,
-                autocommit=True,
-                application_name="modelport meter",
-                connect_timeout=2,
-            )
-        return self._connection
-
-    def _lost(self, error: Exception) -> None:
-        if time.monotonic() >= self._away_until:
-            log.warning("limits are granted without the database until it is back: %s", error)
-        self._away_until = time.monotonic() + AWAY_FOR
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            task = asyncio.get_running_loop().create_task(_closed(connection))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        return taken - owed
 
     async def tidy(self) -> None:
         """Forget windows that are over, for ever."""
-        query, parameters = _FORGET_OLD, ()
         over: list[Pool] = []
         while True:
-            with suppress(psycopg.Error, OSError, TimeoutError):
-                async with self._lock, asyncio.timeout(QUERY_TIMEOUT):
-                    connection = await self._connect()
-                    await connection.execute(query, parameters)
-                    await connection.execute(_FORGET_SILENT)
-                    for pool in over:
-                        start = datetime.fromtimestamp(pool.start, UTC)
-                        await connection.execute(_FORGET, [UUID(bytes=pool.limit_id), start])
+            with suppress(Away):
+                await self._arbiter.forget([(pool.limit_id, pool.start) for pool in over])
             await asyncio.sleep(TIDY_EVERY)
-            query = "SELECT 1"
             past = time.time() - KEEP_AFTER
             over = [pool for pool in self._pools.values() if pool.end < past and not pool.busy]
             for pool in over:
@@ -453,13 +324,7 @@ class Grants:
             gateway.close()
         while self._gateways:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        if self._connection is not None:
-            await self._connection.close()
-
-
-async def _closed(connection: psycopg.AsyncConnection[Any]) -> None:
-    with suppress(psycopg.Error, OSError):
-        await connection.close()
+        await self._arbiter.close()
 
 
 def machine_of(socket: Path) -> UUID:
@@ -471,14 +336,15 @@ def machine_of(socket: Path) -> UUID:
 
 async def serve(socket: Path, database: str, stop: threading.Event) -> None:
     """Answer the gateways of this machine until asked to stop."""
-    grants = Grants(database, machine_of(socket))
+    grants = Grants(Arbiter(database, machine_of(socket)))
     server = await asyncio.start_unix_server(grants.welcome, path=str(socket))
-    tidying = asyncio.gather(grants.tidy(), grants.heed())
+    tidying, heeding = asyncio.create_task(grants.tidy()), asyncio.create_task(grants.heed())
     try:
         while not stop.is_set():  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     finally:
         tidying.cancel()
+        heeding.cancel()
         server.close()
         await grants.close()
 

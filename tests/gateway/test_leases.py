@@ -6,8 +6,10 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 import openai
+import psycopg
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -271,3 +273,16 @@ async def test_a_machine_that_fell_silent_loses_its_claim(house: House, machines
         await LimitSlots.objects.aupdate(seen_at=timezone.now() - timedelta(seconds=20))
         await asyncio.sleep(grants.PATIENCE)
         assert await status_of(second) == 200
+
+
+async def test_a_database_that_hangs_holds_up_a_claim_for_a_moment_only(house: House, machines):
+    slots = limit(3, "concurrent", "now")
+    key = house.new_key(limits=(slots,))
+    other = house.new_key(limits=(limit(5),))
+    lock = f"SELECT pg_advisory_lock(hashtextextended('limit {UUID(bytes=slots.id)}', 0))"
+    async with await psycopg.AsyncConnection.connect(database(), autocommit=True) as hanging:
+        await hanging.execute(lock)
+        async with machines[0].sdk(key) as sdk, machines[0].sdk(other) as another:
+            async with asyncio.timeout(8):
+                assert await status_of(sdk) == 200
+                assert [await status_of(another) for _ in range(6)] == [200] * 5 + [429]
