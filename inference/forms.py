@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from django import forms
@@ -22,6 +22,9 @@ from inference.model_card import ModelCard
 from inference.models import Instance
 from inference.models.instance import served_model_name
 
+if TYPE_CHECKING:
+    from django.utils.functional import _StrOrPromise
+
 Machines = list[tuple[str, Hardware]]
 
 ENGINE = "vllm"
@@ -35,6 +38,19 @@ TEXT = {"class": "input w-full"}
 def suggested_name(model_id: str) -> str:
     """`Qwen/Qwen3-8B` → `qwen3-8b`."""
     return slugify(model_id.rstrip("/").rsplit("/", 1)[-1].replace(".", "-"))[:63].strip("-_")
+
+
+def name_field(help_text: "_StrOrPromise") -> forms.CharField:
+    """For what stands among the names that programs may say as `model`."""
+    return forms.CharField(
+        label=_("Name"),
+        max_length=63,
+        validators=[served_model_name],
+        widget=forms.TextInput(
+            attrs={"class": "input", "autocomplete": "off", "spellcheck": "false"}
+        ),
+        help_text=help_text,
+    )
 
 
 class InstanceForm(forms.Form):

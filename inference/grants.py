@@ -223,9 +223,8 @@ class Grants:
     async def _take_slots(self, pool: Pool, take: Take) -> int:
         if (early := self._began + GRACE - time.monotonic()) > 0:
             await asyncio.sleep(early)  # until everybody has said what they hold
-        deadline = max(time.monotonic() + PATIENCE, pool.scarce_until)
-        if pool.scarce_until > time.monotonic():
-            deadline = 0.0
+        now = time.monotonic()
+        deadline = now if pool.scarce_until > now else now + PATIENCE
         while True:
             need = pool.in_use + take.want
             if need > pool.claim and time.monotonic() >= pool.holds_off:

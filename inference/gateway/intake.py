@@ -77,15 +77,7 @@ class Intake:
         """What is to be known of its head when that comes again; None where it is unlike others."""
         if self.client_request_id or self.traceparent or self.expects_continue or not self.digest:
             return None
-        return Head(
-            self.method,
-            self.call,
-            self.http_minor,
-            self.keep_alive,
-            self.origin,
-            self.authorization,
-            self.digest,
-        )
+        return Head(*(getattr(self, name) for name in Head._fields))
 
     def take_head(self, head: Head) -> None:
         """It begins with this head, which has been read before."""

@@ -17,8 +17,8 @@ from django.views.decorators.http import require_GET
 from accounts.forms import StyledForm
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
+from inference.forms import name_field
 from inference.models import Provider
-from inference.models.instance import served_model_name
 from portal.lib.errors import Conflict
 
 
@@ -41,15 +41,7 @@ class SecretForm(StyledForm):
 class ProviderForm(SecretForm):
     """An OpenAI-compatible service and the key by which we call it."""
 
-    name = forms.CharField(
-        label=gettext_lazy("Name"),
-        max_length=63,
-        validators=[served_model_name],
-        widget=forms.TextInput(
-            attrs={"class": "input", "autocomplete": "off", "spellcheck": "false"}
-        ),
-        help_text=gettext_lazy("What your routes call it, for example “openai”."),
-    )
+    name = name_field(gettext_lazy("What your routes call it, for example “openai”."))
     base_url = forms.CharField(
         label=gettext_lazy("Base URL"),
         max_length=512,

@@ -19,8 +19,8 @@ from accounts.forms import StyledForm
 from accounts.models import Organization
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
+from inference.forms import name_field
 from inference.models import Instance, Provider, Route, RouteTarget
-from inference.models.instance import served_model_name
 from inference.models.route import MOST_TARGETS, Way
 
 MORE_ROWS = 2  # empty ones, to fill in
@@ -31,15 +31,7 @@ NUMBER = {"class": "input num w-full", "inputmode": "numeric"}
 class RouteForm(StyledForm):
     """Its name, once and for good, and whether prompts may leave."""
 
-    name = forms.CharField(
-        label=gettext_lazy("Name"),
-        max_length=63,
-        validators=[served_model_name],
-        widget=forms.TextInput(
-            attrs={"class": "input", "autocomplete": "off", "spellcheck": "false"}
-        ),
-        help_text=gettext_lazy("Programs say this name as “model”."),
-    )
+    name = name_field(gettext_lazy("Programs say this name as “model”."))
     data_may_leave = forms.BooleanField(
         label=gettext_lazy("May fall back to providers"),
         required=False,
