@@ -88,6 +88,7 @@ def ratios(figures: dict[str, dict[str, float]]) -> dict[str, float]:
         beside("cpu_vs_vllm_router", "vllm-router", "cpu_us")
         | beside("cpu_vs_nginx", "nginx", "cpu_us")
         | beside("rps_vs_litellm", "litellm", "rps")
+        | beside("rps_vs_litellm_without_redis", others.ALONE, "rps")
         | beside("stream_cpu_vs_nginx", "nginx", "cpu_s_per_million_tokens")
         | beside("stream_cpu_vs_vllm_router", "vllm-router", "cpu_s_per_million_tokens")
     )
@@ -115,7 +116,7 @@ class Bench:
 
     def run(self) -> dict[str, dict[str, float]]:
         ways = ["straight", *(["nginx"] if shutil.which("nginx") else [])]
-        ways += [name for name in others.PEERS if others.installed(name)]
+        ways += [way for way, name in others.WAYS.items() if others.installed(name)]
         ways += ["gateway", "gateway, two workers", "gateway, no fsync", "mounted in uvicorn"]
         ways = [way for way in ways if not self.only or way in self.only]
         taken = [self.round(ways) for _ in range(self.rounds)]
@@ -171,6 +172,8 @@ class Bench:
             "-t1",
             f"-c{connections}",
             f"-d{max(1, round(seconds))}s",
+            "--timeout",
+            "10s",  # LiteLLM has answers that take longer than the two seconds wrk waits for
             "-s",
             str(HERE / "post.lua"),
         ]
@@ -205,9 +208,13 @@ class Bench:
             config.write_text(NGINX.format(folder=self.folder, engine=engine, port=port))
             with running(["nginx", "-c", str(config)], MEASURED, port) as process:
                 yield port, key, [process]
-        elif way in others.PEERS:
-            command = others.command(way, engine, port, free_port(), self.folder)
-            with running(command, MEASURED, port, patience=120) as process:
+        elif way in others.WAYS:
+            spare = free_port()
+            with ExitStack() as beside:
+                if way == "litellm":
+                    beside.enter_context(running(others.redis(spare), OTHERS, spare))
+                command = others.command(way, engine, port, spare, self.folder)
+                process = beside.enter_context(running(command, MEASURED, port, patience=120))
                 yield port, others.KEY, [process]
         else:
             mode = MODES[way]
