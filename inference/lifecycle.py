@@ -9,6 +9,7 @@ from enum import StrEnum
 
 class Desired(StrEnum):
     RUNNING = "running"
+    ASLEEP = "asleep"  # holds nothing until a request or a person wakes it
     STOPPED = "stopped"
     DELETED = "deleted"
 
@@ -41,14 +42,17 @@ _S = InstanceState
 # The world is looked at now and then, so phases may be skipped: between two looks an engine can be
 # asked for, load and be ready. Nothing but a person's request leads back to `requested`.
 _UNDERWAY = frozenset(
-    {_S.PROVISIONING, _S.LOADING, _S.READY, _S.DEGRADED, _S.STOPPING, _S.STOPPED, _S.FAILED}
+    {
+        *(_S.PROVISIONING, _S.LOADING, _S.READY, _S.DEGRADED),
+        *(_S.ASLEEP, _S.STOPPING, _S.STOPPED, _S.FAILED),
+    }
 )
 
 TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
     _S.REQUESTED: _UNDERWAY,
     _S.PROVISIONING: _UNDERWAY,
     _S.LOADING: _UNDERWAY,
-    _S.READY: _UNDERWAY | {_S.ASLEEP},
+    _S.READY: _UNDERWAY,
     _S.DEGRADED: _UNDERWAY,
     _S.ASLEEP: _UNDERWAY,
     _S.STOPPING: _UNDERWAY,
@@ -57,7 +61,8 @@ TRANSITIONS: dict[InstanceState, frozenset[InstanceState]] = {
 }
 
 _FULFILLED: dict[Desired, frozenset[InstanceState]] = {
-    Desired.RUNNING: frozenset({_S.READY, _S.ASLEEP}),
+    Desired.RUNNING: frozenset({_S.READY}),
+    Desired.ASLEEP: frozenset({_S.ASLEEP}),
     Desired.STOPPED: frozenset({_S.STOPPED}),
     Desired.DELETED: frozenset(),  # until it is not there any more
 }

@@ -13,6 +13,9 @@ class Node(models.Model):
     disk_free_bytes = models.BigIntegerField()
     gpus = models.JSONField(default=list)  # [{"index": 0, "name": "…", "memory_bytes": …}, …]
     seen_at = models.DateTimeField()
+    # What an operator wants of it: a cordoned machine takes nothing new, a drained one ends all.
+    cordoned = models.BooleanField(default=False)
+    draining = models.BooleanField(default=False)
 
     def __str__(self) -> str:
         return self.name

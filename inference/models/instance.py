@@ -44,6 +44,13 @@ class Instance(models.Model):
         LOCAL = "local", _("Local folder")
         HUB = "hub", _("Hugging Face")
 
+    class Approval(models.TextChoices):
+        """An operator's word on a large request; empty where none is needed."""
+
+        PENDING = "pending", _("Waiting for approval")
+        GRANTED = "granted", _("Approved")
+        REFUSED = "refused", _("Refused")
+
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(
         Organization, on_delete=models.PROTECT, related_name="instances"
@@ -52,6 +59,7 @@ class Instance(models.Model):
     model_source = models.CharField(max_length=16, choices=Source)
     model_id = models.CharField(_("model"), max_length=512)  # "Qwen/Qwen3-8B", or a folder's path
     model_revision = models.CharField(max_length=64)  # commit hash, or a hash of the folder
+    model_file = models.CharField(max_length=255, blank=True)  # of several in it, the one to load
     engine = models.CharField(_("engine"), max_length=32, default="vllm")
     settings = models.JSONField(default=dict, blank=True)  # the engine's typed settings
     gpu_count = models.PositiveSmallIntegerField(default=0)
@@ -72,6 +80,21 @@ class Instance(models.Model):
         max_length=16, choices=[(d.value, d.value) for d in Desired], default=Desired.RUNNING.value
     )
     generation = models.PositiveIntegerField(default=1)
+    # The number of the InstanceRevision that is wanted; the fields above are what it says.
+    revision = models.PositiveIntegerField(default=1)
+    replica_count = models.PositiveSmallIntegerField(
+        _("replicas"), default=1, validators=[MinValueValidator(1), MaxValueValidator(16)]
+    )
+    sleep_after_minutes = models.PositiveSmallIntegerField(
+        _("sleeps after"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(10_080)],
+        help_text=_("Minutes without a request; it wakes with the next one. Empty: never."),
+    )
+    # Whether this generation may end its forerunner before it is ready, for want of room.
+    replaces_at_once = models.BooleanField(default=False)
+    approval = models.CharField(max_length=8, choices=Approval, blank=True, default="")
 
     state = models.CharField(
         max_length=16,
@@ -86,6 +109,11 @@ class Instance(models.Model):
     progress_done = models.BigIntegerField(null=True, blank=True)
     progress_total = models.BigIntegerField(null=True, blank=True)
     progress_unit = models.CharField(max_length=16, blank=True)  # "bytes" or "packages"
+    progress_seconds_left = models.PositiveIntegerField(null=True, blank=True)
+    # Why the wanted generation does not serve while an earlier one still does.
+    rollout_reason = models.CharField(max_length=32, blank=True, default="")
+    rollout_message = models.TextField(blank=True, default="")
+    typical_start_seconds = models.PositiveIntegerField(null=True, blank=True)  # as measured
     attempts = models.PositiveSmallIntegerField(default=0)  # failed starts of this generation
     retry_at = models.DateTimeField(null=True, blank=True)  # backoff ends
     state_changed_at = models.DateTimeField(auto_now_add=True)

@@ -248,7 +248,8 @@ def test_steps_are_values() -> None:
     ("desired", "state", "attempts", "expected"),
     [
         (Desired.RUNNING, InstanceState.READY, 0, True),
-        (Desired.RUNNING, InstanceState.ASLEEP, 0, True),
+        (Desired.ASLEEP, InstanceState.ASLEEP, 0, True),
+        (Desired.RUNNING, InstanceState.ASLEEP, 0, False),
         (Desired.RUNNING, InstanceState.DEGRADED, 0, False),
         (Desired.RUNNING, InstanceState.STOPPED, 0, False),  # a start was asked for just now
         (Desired.RUNNING, InstanceState.FAILED, 3, True),
