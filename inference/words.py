@@ -69,6 +69,8 @@ EVENTS: dict[str, Promise] = {
     "requested": _("Requested"),
     "start_requested": _("Start requested"),
     "stop_requested": _("Stop requested"),
+    "sleep_requested": _("Falls asleep"),
+    "wake_requested": _("Wakes up"),
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),

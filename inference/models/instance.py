@@ -188,7 +188,7 @@ class Instance(models.Model):
         """Run it (again). False where it is to run already and has not failed."""
         return self._want(
             Desired.RUNNING,
-            models.Q(desired=Desired.STOPPED)
+            models.Q(desired__in=[Desired.STOPPED, Desired.ASLEEP])
             | models.Q(state=InstanceState.FAILED, attempts__gt=0),  # 0: it was asked for already
             "start_requested",
             gettext_noop("A start was requested."),
@@ -199,9 +199,29 @@ class Instance(models.Model):
         """Free what it holds; it keeps its name and settings. False where it is to stop already."""
         return self._want(
             Desired.STOPPED,
-            models.Q(desired=Desired.RUNNING),
+            models.Q(desired__in=[Desired.RUNNING, Desired.ASLEEP]),
             "stop_requested",
             gettext_noop("A stop was requested."),
+            by,
+        )
+
+    def request_sleep(self, by: User | None) -> bool:
+        """Free what it holds until a request or a person wakes it. False unless it is to run."""
+        return self._want(
+            Desired.ASLEEP,
+            models.Q(desired=Desired.RUNNING),
+            "sleep_requested",
+            gettext_noop("It goes to sleep."),
+            by,
+        )
+
+    def request_wake(self, by: User | None) -> bool:
+        """Run it again after its sleep. False unless it is to sleep."""
+        return self._want(
+            Desired.RUNNING,
+            models.Q(desired=Desired.ASLEEP),
+            "wake_requested",
+            gettext_noop("It wakes up."),
             by,
         )
 
