@@ -74,6 +74,8 @@ EVENTS: dict[str, Promise] = {
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
+    "approved": _("Approved"),
+    "refused": _("Refused"),
     "unreachable": _("Out of reach"),
     "reached": _("Reached again"),
 }
@@ -83,6 +85,8 @@ def sentence(instance: Instance) -> Promise | str:
     """How it is, in a sentence."""
     if instance.desired == Desired.DELETED:
         return _("It is being deleted.")
+    if instance.approval == Instance.Approval.PENDING and instance.desired == Desired.RUNNING:
+        return _("It is large enough for an operator to decide first.")
     if instance.desired == Desired.STOPPED and instance.state != InstanceState.STOPPED:
         return _("It is being stopped.")
     return SENTENCES.get(instance.state, "")

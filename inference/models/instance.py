@@ -14,6 +14,7 @@ from accounts.tenancy import TenantQuerySet
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting
 from inference.lifecycle import Desired, InstanceState, Stage, settled
+from inference.models.quota import check_quota, needs_approval
 from portal.lib.ids import uuid7
 
 served_model_name = RegexValidator(
@@ -181,7 +182,7 @@ class Instance(models.Model):
         instance.full_clean(exclude=["created_by"], validate_constraints=False)
         instance._take_name()
         instance.note("requested", gettext_noop("The instance was requested."), by=by)
-        _wake_controller()
+        wake_controller()
         return instance
 
     def request_start(self, by: User | None) -> bool:
@@ -245,6 +246,21 @@ class Instance(models.Model):
             by,
         )
 
+    @transaction.atomic
+    def decide_approval(self, by: User, *, granted: bool) -> bool:
+        """An operator's word on it. False where another was first."""
+        word = self.Approval.GRANTED if granted else self.Approval.REFUSED
+        pending = type(self).objects.filter(id=self.id, approval=self.Approval.PENDING)
+        if not pending.update(approval=word.value):
+            return False
+        self.refresh_from_db()
+        if granted:
+            self.note("approved", gettext_noop("An operator has approved the request."), by=by)
+        else:
+            self.note("refused", gettext_noop("An operator has refused the request."), by=by)
+        wake_controller()
+        return True
+
     def set_queue(self, size: int, seconds: int) -> None:
         """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
         self.queue_size, self.queue_seconds = size, seconds
@@ -271,6 +287,8 @@ class Instance(models.Model):
             raise ValidationError({"name": _("An instance with this name exists already.")})
         if self.organization.routes.filter(name=self.name).exists():
             raise ValidationError({"name": _("A route has this name already.")})
+        check_quota(self)
+        self.approval = self.Approval.PENDING.value if needs_approval(self) else ""
         self.save()
 
     @transaction.atomic
@@ -294,7 +312,7 @@ class Instance(models.Model):
         self.refresh_from_db()
         if changed:
             self.note(reason, message, by=by)
-            _wake_controller()
+            wake_controller()
         return bool(changed)
 
 
@@ -308,7 +326,7 @@ def checked_settings(engine: str, settings: Mapping[str, object]) -> dict[str, A
         raise ValidationError({"settings": str(problem)}) from problem
 
 
-def _wake_controller() -> None:
-    """On commit; the controller looks by itself too, only later."""
+def wake_controller() -> None:
+    """Have the controller look. On commit; the controller looks by itself too, only later."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_notify(%s, '')", [CONTROLLER_CHANNEL])
