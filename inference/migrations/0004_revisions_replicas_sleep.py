@@ -370,6 +370,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="instance",
+            name="sleeps_by_schedule",
+            field=models.BooleanField(default=False),
+        ),
+        migrations.AddField(
+            model_name="instance",
             name="typical_start_seconds",
             field=models.PositiveIntegerField(blank=True, null=True),
         ),

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ from inference.provisioners.base import (
     ProvisionerError,
     Reason,
     Rejected,
+    Sight,
     Spec,
 )
 from portal.lib.env import Environment, environment
@@ -55,6 +57,7 @@ class Supervisor:
     def __init__(self, env: Environment) -> None:
         self.env = env
         self.replicas: dict[str, Replica] = {}
+        self.name = socket.gethostname()
         self.gpus: list[Gpu] = []
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
@@ -171,7 +174,16 @@ class Supervisor:
             return Observed(phase=Phase.GONE)
         if replica.record.phase is Phase.PROVISIONING:
             self._show_installation(replica)
-        return replica.observed()
+        gpus = [gpu.name for gpu in self.gpus if gpu.index in replica.record.gpu_indices]
+        return msgspec.structs.replace(
+            replica.observed(), node=self.name, gpu_type=gpus[0] if gpus else ""
+        )
+
+    def observe_all(self) -> list[Sight]:
+        return [
+            Sight(replica.record.handle(), self.observe(id_))
+            for id_, replica in list(self.replicas.items())
+        ]
 
     def stop(self, replica_id: str, grace: float) -> None:
         if replica := self.replicas.get(replica_id):
@@ -290,6 +302,7 @@ class Listener:
             "offers": lambda p: supervisor.offers(msgspec.convert(p["spec"], Spec)),
             "ensure": lambda p: supervisor.ensure(msgspec.convert(p["spec"], Spec)),
             "observe": lambda p: supervisor.observe(p["replica_id"]),
+            "observe_all": lambda p: supervisor.observe_all(),
             "stop": lambda p: supervisor.stop(p["replica_id"], float(p["grace"])),
             "delete": lambda p: supervisor.delete(p["replica_id"]),
             "logs": lambda p: supervisor.logs(p["replica_id"], p["offset"], p["limit"]),
@@ -351,8 +364,8 @@ async def run(env: Environment, *, stop_engines: bool = False) -> None:
         os.close(lock)
 
 
-def _clear(socket: Path) -> None:
-    socket.unlink(missing_ok=True)
+def _clear(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _lock(home: Path) -> int:

@@ -101,6 +101,7 @@ class Progress(msgspec.Struct, frozen=True):
     done: int
     total: int | None  # None: not known yet
     unit: str  # "bytes" | "packages"
+    seconds_left: int | None = None  # None: nobody can tell
 
 
 class ProbeUsage(msgspec.Struct, frozen=True):
@@ -109,6 +110,15 @@ class ProbeUsage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     requests: int = 1
+
+
+class Measured(msgspec.Struct, kw_only=True, frozen=True):
+    """What an engine said of itself at its start; None: it said nothing."""
+
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None  # requests of full context at a time
+    weight_bytes: int | None = None
+    kv_cache_bytes: int | None = None
 
 
 class Observed(msgspec.Struct, kw_only=True, frozen=True):
@@ -125,9 +135,20 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    node: str = ""  # the machine's name
+    gpu_type: str = ""
     gpu_indices: list[int] = []
+    measured: Measured | None = None
+    idle_since: datetime | None = None  # UTC; None: it computes, or nothing is known
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """One of all replicas that a place knows, as it is now."""
+
+    handle: Handle
+    observed: Observed
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -206,6 +227,10 @@ class Provisioner(Protocol):
         ...
 
     def observe(self, handle: Handle) -> Observed: ...
+
+    def observe_all(self) -> list[Sight]:
+        """All replicas that this place knows: one look for all, however many there are."""
+        ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""

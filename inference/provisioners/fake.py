@@ -21,6 +21,7 @@ from inference.provisioners.base import (
     ProbeUsage,
     Reason,
     Rejected,
+    Sight,
     Spec,
     Unavailable,
 )
@@ -45,6 +46,7 @@ class _Replica:
     log: str = "The fake engine starts.\n"
     events: list[Event] = field(default_factory=list)
     started_at: datetime | None = None
+    idle_since: datetime | None = None
 
 
 class FakeProvisioner:
@@ -97,6 +99,11 @@ class FakeProvisioner:
         self._advance(handle.replica_id, replica)
         return observed
 
+    def observe_all(self) -> list[Sight]:
+        self._reach()
+        handles = [_handle(replica.spec) for replica in self.replicas.values()]
+        return [Sight(handle, self.observe(handle)) for handle in handles]
+
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._reach()
         replica = self.replicas.get(handle.replica_id)
@@ -135,6 +142,14 @@ class FakeProvisioner:
         replica.phase, replica.exit_code, replica.reason = Phase.EXITED, exit_code, reason
         replica.message = f"The engine ended by itself with code {exit_code}."
 
+    def work(self, replica_id: str) -> None:
+        """Let it compute from now on."""
+        self.replicas[replica_id].idle_since = None
+
+    def rest(self, replica_id: str, since: datetime) -> None:
+        """Let it have been idle since then."""
+        self.replicas[replica_id].idle_since = since
+
     def _reach(self) -> None:
         if self.unreachable:
             raise Unavailable("The fake place cannot be reached.")
@@ -162,6 +177,8 @@ class FakeProvisioner:
             probe=ProbeUsage(6, 2) if up else None,
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
+            node="fake",
+            idle_since=replica.idle_since if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
         )
@@ -174,7 +191,9 @@ class FakeProvisioner:
                 replica.phase, replica.message = Phase.EXITED, "Stopped."
         elif replica.phase is not Phase.EXITED:
             replica.started_at = replica.started_at or datetime.now(UTC)
-            replica.step = min(replica.step + 1, len(_WAY_UP) - 1)
+            if replica.step + 1 < len(_WAY_UP):
+                replica.step += 1
+                replica.idle_since = datetime.now(UTC)
 
 
 def _note(replica: _Replica, reason: str, message: str) -> None:

@@ -172,6 +172,7 @@ def test_engines_that_nobody_knows_are_removed(
 ) -> None:
     instance = rounds(reconciler, ask(acme, alice))
     instance.events.all().delete()
+    instance.served.all().delete()
     instance.replicas.all().delete()
     instance.delete()
     for _ in range(3):
