@@ -63,6 +63,25 @@ class Changes:
         return self._revise(by, wanted, at_once=at_once, restores=number)
 
     @transaction.atomic
+    def replace_at_once(self: Any, by: User | None) -> bool:
+        """Do not wait for room beside what serves: end it first. False where nothing waits."""
+        waiting = type(self).objects.filter(
+            id=self.id, desired=Desired.RUNNING, replaces_at_once=False
+        )
+        if not waiting.exclude(rollout_reason="").update(
+            replaces_at_once=True,
+            attempts=0,
+            retry_at=None,
+            rollout_reason="",
+            rollout_message="",
+        ):
+            return False
+        self.refresh_from_db()
+        self.note("replaced", gettext_noop("What runs is replaced at once."), by=by)
+        self.wake()
+        return True
+
+    @transaction.atomic
     def restore(self: Any) -> bool:
         """Go back to the last revision that has been ready, since the wanted one cannot start."""
         former = self._better_revisions().first()
