@@ -2,7 +2,7 @@
 
 It keeps the contract of `base` and moves one step further each time it is looked at, so that a
 caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
-`unreachable`, `gpus`.
+`unreachable`, `gpus`; `compute` and `rest` are what its tenants do.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from inference.lifecycle import Stage
 from inference.provisioners.base import (
     Event,
+    Figures,
     Handle,
     Health,
     LogChunk,
@@ -45,6 +46,8 @@ class _Replica:
     log: str = "The fake engine starts.\n"
     events: list[Event] = field(default_factory=list)
     started_at: datetime | None = None
+    idle_since: datetime | None = None
+    figures: Figures = Figures(process="fake")
 
 
 class FakeProvisioner:
@@ -135,6 +138,15 @@ class FakeProvisioner:
         replica.phase, replica.exit_code, replica.reason = Phase.EXITED, exit_code, reason
         replica.message = f"The engine ended by itself with code {exit_code}."
 
+    def compute(self, replica_id: str, figures: Figures) -> None:
+        """It has requests, and counts them so."""
+        self.replicas[replica_id].figures = figures
+        self.replicas[replica_id].idle_since = None
+
+    def rest(self, replica_id: str, since: datetime) -> None:
+        """It has had no request since then."""
+        self.replicas[replica_id].idle_since = since
+
     def _reach(self) -> None:
         if self.unreachable:
             raise Unavailable("The fake place cannot be reached.")
@@ -164,6 +176,8 @@ class FakeProvisioner:
             context_length=2048 if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
+            figures=replica.figures if up else None,
+            idle_since=replica.idle_since if up else None,
         )
 
     def _advance(self, replica_id: str, replica: _Replica) -> None:
@@ -174,6 +188,7 @@ class FakeProvisioner:
                 replica.phase, replica.message = Phase.EXITED, "Stopped."
         elif replica.phase is not Phase.EXITED:
             replica.started_at = replica.started_at or datetime.now(UTC)
+            replica.idle_since = replica.idle_since or replica.started_at
             replica.step = min(replica.step + 1, len(_WAY_UP) - 1)
 
 
