@@ -9,6 +9,7 @@ import msgspec
 from django.db import InterfaceError, OperationalError, transaction
 from django.utils import timezone
 
+from inference import samples
 from inference.hub import HubError
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, Node, Replica
@@ -71,6 +72,8 @@ class Reconciler:
         """One look, one decision; whether the instance is still on its way."""
         replica = instance.replicas.order_by("-id").first()
         observed, unreachable = self._observe(replica)
+        if replica is not None:
+            samples.take(replica, observed, timezone.now())
         view = View(
             desired=Desired(instance.desired),
             generation=instance.generation,

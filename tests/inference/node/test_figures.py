@@ -3,13 +3,15 @@
 import os
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import pytest
 from msgspec.structs import replace
 
 from inference.engines.vllm import ENGINE
+from inference.histograms import count, difference, percentile
 from inference.node.figures import Load, LoadWatch, idle_since, parse, parse_gpu_figures
 from inference.node.processes import identify
-from inference.provisioners.base import Figures, GpuFigures, Histogram, Phase
+from inference.provisioners.base import Figures, GpuFigures, Histogram, Observed, Phase
 from tests.inference.node.rig import Rig, wait_for, wait_until
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -111,6 +113,35 @@ def test_a_restarted_supervisor_still_knows_since_when_an_engine_rests(node: Rig
 
     assert node.provisioner.observe(handle).idle_since == before.idle_since
     wait_until(lambda: _memory(node.provisioner.observe(handle).figures))
+
+
+def test_what_a_request_took_is_counted_by_the_engine_and_told(node: Rig) -> None:
+    handle = node.provisioner.ensure(node.spec())
+    address = wait_for(node.provisioner, handle, Phase.READY).address
+    wait_until(lambda: node.provisioner.observe(handle).figures is not None)
+    before = node.provisioner.observe(handle)
+
+    call(address.removeprefix("unix:"), "[[fake first=0.3 tokens=5]]")
+    wait_until(lambda: _requests(node.provisioner.observe(handle)) == _requests(before) + 1)
+
+    after = node.provisioner.observe(handle)
+    assert before.figures is not None and after.figures is not None
+    assert after.figures.completion_tokens == before.figures.completion_tokens + 5
+    new = difference(before.figures.ttft, after.figures.ttft)
+    assert count(new) == 1 and 0.25 <= (percentile(new, 0.5) or 0) <= 1.0
+    assert after.idle_since is not None and before.idle_since is not None
+    assert after.idle_since > before.idle_since, "it has just computed"
+
+
+def call(socket: str, prompt: str) -> None:
+    transport = httpx2.HTTPTransport(uds=socket)
+    with httpx2.Client(transport=transport, base_url="http://engine", timeout=20) as client:
+        body = {"model": "acme-chat", "prompt": prompt, "max_tokens": 100}
+        assert client.post("/v1/completions", json=body).status_code == 200
+
+
+def _requests(seen: Observed) -> int:
+    return seen.figures.requests if seen.figures else 0
 
 
 def _memory(figures: Figures | None) -> bool:
