@@ -60,6 +60,7 @@ class Vllm:
         "prompt_tokens": "vllm:prompt_tokens_total",
         "completion_tokens": "vllm:generation_tokens_total",
         "cached_tokens": "vllm:prompt_tokens_cached_total",
+        "requests": "vllm:request_success_total",
         "running": "vllm:num_requests_running",
         "waiting": "vllm:num_requests_waiting",
         "kv_cache_usage": "vllm:kv_cache_usage_perc",

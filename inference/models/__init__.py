@@ -12,8 +12,10 @@ from inference.models.quota import Quota
 from inference.models.replica import Replica
 from inference.models.revision import InstanceRevision
 from inference.models.route import Route, RouteTarget
+from inference.models.sample import LastLook, MetricSample
 from inference.models.schedule import ScheduleEntry
 from inference.models.serving import ServingInterval
+from inference.models.slo import SloAlert, SloTarget
 
 __all__ = [
     "Adapter",
@@ -22,7 +24,9 @@ __all__ = [
     "Instance",
     "InstanceEvent",
     "InstanceRevision",
+    "LastLook",
     "Limit",
+    "MetricSample",
     "Node",
     "Provider",
     "Quota",
@@ -31,4 +35,6 @@ __all__ = [
     "RouteTarget",
     "ScheduleEntry",
     "ServingInterval",
+    "SloAlert",
+    "SloTarget",
 ]

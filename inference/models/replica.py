@@ -44,6 +44,7 @@ class Replica(models.Model):
     weight_bytes = models.BigIntegerField(null=True)
     kv_cache_bytes = models.BigIntegerField(null=True)
     idle_since = models.DateTimeField(null=True)  # None: it computes, or nothing is known
+    sampled_at = models.DateTimeField(null=True)  # when its figures were last taken down
     # What the readiness probe consumed; the engine's counters have it, no tenant pays for it.
     probe_prompt_tokens = models.PositiveIntegerField(default=0)
     probe_completion_tokens = models.PositiveIntegerField(default=0)

@@ -73,6 +73,14 @@ class EngineClient:
             return None
         return models[0].max_model_len if models else None
 
+    async def metrics(self) -> str:
+        """The Prometheus text; empty where it cannot be had now."""
+        try:
+            answer = await self.http.get(self.engine.metrics_path, timeout=HEALTH_PATIENCE)
+        except httpx2.TransportError:
+            return ""
+        return answer.text if answer.status_code == 200 else ""
+
     async def version(self) -> str:
         answer = await self.http.get(self.engine.version_path, timeout=HEALTH_PATIENCE)
         try:

@@ -12,6 +12,7 @@ from inference.lifecycle import Stage
 from inference.node.processes import Identity
 from inference.provisioners.base import (
     Event,
+    Figures,
     Handle,
     Observed,
     Phase,
@@ -52,6 +53,8 @@ class Record(msgspec.Struct, kw_only=True):
     engine_version: str = ""
     context_length: int | None = None
     probe: ProbeUsage | None = None
+    figures: Figures | None = None
+    idle_since: datetime | None = None
     exit_code: int | None = None
     reason: Reason | None = None
     log_tail: list[str] = []
@@ -92,6 +95,8 @@ class Record(msgspec.Struct, kw_only=True):
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,
             ready_at=self.ready_at,
+            figures=self.figures if up else None,
+            idle_since=self.idle_since if self.phase is Phase.READY else None,
         )
 
     def save(self, folder: Path) -> None:

@@ -26,7 +26,7 @@ from inference import doctor
 from inference.engines import ENGINES
 from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, fetch, logs, processes, shim, weights
+from inference.node import environments, fetch, figures, logs, processes, shim, weights
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.record import Record, Wish
@@ -93,6 +93,7 @@ class Replica:
         self.misses = 0
         self.refusals = 0
         self.log_offset = 0
+        self.load = figures.LoadWatch()
         self.ended = asyncio.Event()  # the process, as the kernel tells
         self.task: asyncio.Task[None] | None = None
         self.child: subprocess.Popen[bytes] | None = None  # kept to be reaped; None if adopted
@@ -424,8 +425,24 @@ class Replica:
         self.misses = 0 if await client.healthy() else self.misses + 1
         if self.misses == 0:
             self._move(Phase.READY, Stage.NONE, "Ready.")
+            await self._read_figures(client)
         elif self.misses >= MISSES_ALLOWED:
+            self.record.idle_since = None  # whether it computes is not known
             self._move(Phase.DEGRADED, Stage.NONE, "The engine runs, but does not answer.")
+
+    async def _read_figures(self, client: EngineClient) -> None:
+        """What it counts; saved when it becomes idle or busy, so that a restarted supervisor
+        knows since when."""
+        if not self.engine.metrics_path or not (text := await client.metrics()):
+            return
+        record = self.record
+        load = await asyncio.to_thread(self.load.look, record.shim, record.gpu_indices)
+        read = figures.parse(text, self.engine.metric_names, _process_name(record.shim), load)
+        idle_since = figures.idle_since(record.figures, read, record.idle_since, datetime.now(UTC))
+        changed = idle_since != record.idle_since
+        record.figures, record.idle_since = read, idle_since
+        if changed:
+            self._save()
 
     # The end
 
@@ -519,6 +536,10 @@ def scratch_folder(env: Environment, replica_id: str) -> Path:
     """The engine's TMPDIR. Short, because engines put sockets with names of 36 characters there
     and the kernel wants at most 107 bytes; the end of an id of ours is its random part."""
     return env.run_dir / "t" / replica_id[-12:]
+
+
+def _process_name(shim: processes.Identity | None) -> str:
+    return f"{shim.boot}:{shim.pid}:{shim.start_ticks}" if shim else ""
 
 
 def _our_root() -> str:

@@ -121,6 +121,46 @@ class Measured(msgspec.Struct, kw_only=True, frozen=True):
     kv_cache_bytes: int | None = None
 
 
+class Histogram(msgspec.Struct, frozen=True):
+    """Durations in seconds, counted: `counts[i]` of those up to `bounds[i]` and above the bound
+    before it; one count more than bounds, for what is above them all."""
+
+    bounds: list[float]
+    counts: list[int]
+    total: float = 0.0  # the sum of all durations
+
+
+class GpuFigures(msgspec.Struct, frozen=True):
+    """One GPU at a moment, as its driver says. Sizes in bytes."""
+
+    index: int
+    memory_used: int
+    memory_total: int
+    utilization: float  # 0 to 1: the part of the last moment in which anything ran
+
+
+class Figures(msgspec.Struct, kw_only=True, frozen=True):
+    """What an engine counts and measures of itself. None: it does not say."""
+
+    process: str  # counters start again at 0 where this is another one
+    prompt_tokens: int = 0  # counters, since the process began
+    completion_tokens: int = 0
+    requests: int = 0
+    preemptions: int = 0
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    running: int = 0  # requests, now
+    waiting: int = 0
+    kv_cache_usage: float | None = None  # 0 to 1
+    ttft: Histogram | None = None  # to the first token
+    itl: Histogram | None = None  # between tokens
+    e2e: Histogram | None = None  # the whole request
+    queue_time: Histogram | None = None
+    gpus: list[GpuFigures] = []  # those it holds
+    cpu_seconds: float | None = None  # a counter: processor time of all its processes
+    memory_bytes: int | None = None  # resident, of all its processes
+
+
 class Observed(msgspec.Struct, kw_only=True, frozen=True):
     phase: Phase
     generation: int = 0
@@ -139,9 +179,12 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     gpu_type: str = ""
     gpu_indices: list[int] = []
     measured: Measured | None = None
-    idle_since: datetime | None = None  # UTC; None: it computes, or nothing is known
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
+    figures: Figures | None = None
+    # UTC: since when it has had no request and no counter has moved. None: it computes, it is not
+    # ready, or its engine does not say.
+    idle_since: datetime | None = None
 
 
 class Sight(msgspec.Struct, frozen=True):

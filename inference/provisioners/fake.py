@@ -2,7 +2,7 @@
 
 It keeps the contract of `base` and moves one step further each time it is looked at, so that a
 caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
-`unreachable`, `gpus`.
+`unreachable`, `gpus`; `compute` and `rest` are what its tenants do.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from inference.lifecycle import Stage
 from inference.provisioners.base import (
     Event,
+    Figures,
     Handle,
     Health,
     LogChunk,
@@ -47,6 +48,7 @@ class _Replica:
     events: list[Event] = field(default_factory=list)
     started_at: datetime | None = None
     idle_since: datetime | None = None
+    figures: Figures = Figures(process="fake")
 
 
 class FakeProvisioner:
@@ -142,12 +144,13 @@ class FakeProvisioner:
         replica.phase, replica.exit_code, replica.reason = Phase.EXITED, exit_code, reason
         replica.message = f"The engine ended by itself with code {exit_code}."
 
-    def work(self, replica_id: str) -> None:
-        """Let it compute from now on."""
+    def compute(self, replica_id: str, figures: Figures) -> None:
+        """It has requests, and counts them so."""
+        self.replicas[replica_id].figures = figures
         self.replicas[replica_id].idle_since = None
 
     def rest(self, replica_id: str, since: datetime) -> None:
-        """Let it have been idle since then."""
+        """It has had no request since then."""
         self.replicas[replica_id].idle_since = since
 
     def _reach(self) -> None:
@@ -178,9 +181,10 @@ class FakeProvisioner:
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
             node="fake",
-            idle_since=replica.idle_since if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
+            figures=replica.figures if up else None,
+            idle_since=replica.idle_since if up else None,
         )
 
     def _advance(self, replica_id: str, replica: _Replica) -> None:

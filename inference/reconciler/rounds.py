@@ -13,6 +13,7 @@ from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from inference import samples
 from inference.hub import HubError
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, Node, Replica, ScheduleEntry
@@ -134,6 +135,8 @@ class Reconciler:
     def reconcile(self, instance: Instance, look: _Look) -> bool:
         """One look, one decision; whether the instance is still on its way."""
         replicas = {str(r.id): r for r in look.replicas.get(instance.id, ())}
+        for id_, replica in replicas.items():
+            samples.take(replica, _seen(look, id_), timezone.now())
         view = _view(instance, look)
         actions = decide(view)
         words = self._last_words(actions, replicas)

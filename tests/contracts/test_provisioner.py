@@ -74,6 +74,18 @@ def test_ready_means_that_a_generation_succeeded_and_its_tokens_are_told(place: 
     assert seen.context_length is not None and seen.engine_version
 
 
+def test_one_without_requests_says_since_when_it_rests(place: Place) -> None:
+    handle = place.ready()
+
+    node.wait_until(lambda: place.provisioner.observe(handle).idle_since is not None)
+
+    seen = place.provisioner.observe(handle)
+    assert seen.figures is not None and seen.figures.running == 0
+    place.provisioner.stop(handle, grace=5)
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+    assert place.provisioner.observe(handle).idle_since is None
+
+
 def test_there_is_no_address_before_it_is_ready(place: Place) -> None:
     handle = place.provisioner.ensure(place.spec())
 

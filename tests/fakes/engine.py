@@ -35,8 +35,10 @@ import socket
 import sys
 import time
 import uuid
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
+from itertools import accumulate
 from typing import Any
 
 import httptools
@@ -48,6 +50,7 @@ TOKEN = re.compile(r"\s*\S+|\s+")
 KNOBS = re.compile(r"\[\[fake ([^\]]*)\]\]")
 BLOCK = 16
 FINGERPRINT = "vllm-0.32.0-5a660262"
+BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds; a few of vLLM's
 
 
 def tokenize(text: str) -> list[str]:
@@ -84,6 +87,27 @@ def _text(content: Any) -> str:
             p.get("text", "") if p.get("type", "text") == "text" else filler for p in content
         )
     return content or ""
+
+
+class Durations:
+    """A histogram as Prometheus prints it."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+    def lines(self, name: str, labels: str) -> list[str]:
+        upto = accumulate(self.counts)
+        lines = [
+            f'{name}_bucket{{{labels},le="{bound}"}} {float(n)}'
+            for bound, n in zip((*BOUNDS, "+Inf"), upto, strict=True)
+        ]
+        lines.append(f"{name}_count{{{labels}}} {float(sum(self.counts))}")
+        return [*lines, f"{name}_sum{{{labels}}} {self.total}"]
 
 
 class Request:
@@ -135,6 +159,10 @@ class Engine(Wider):
             "num_preemptions_total": 0,
         }
         self.finished = {"stop": 0, "length": 0, "abort": 0}
+        self.durations = {
+            "time_to_first_token_seconds": Durations(),
+            "inter_token_latency_seconds": Durations(),
+        }
         self.replies: set[Reply] = set()
         self.connections = 0  # accepted since the start: tells whether clients keep theirs
 
@@ -201,6 +229,8 @@ class Engine(Wider):
             f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} {float(n)}'
             for reason, n in self.finished.items()
         ]
+        for name, durations in self.durations.items():
+            lines += durations.lines(f"vllm:{name}", labels)
         lines += [
             f"vllm:num_requests_running{{{labels}}} {float(self.running)}",
             f"vllm:num_requests_waiting{{{labels}}} 0.0",
@@ -370,10 +400,14 @@ class Generation:
     async def _tokens(self) -> AsyncIterator[tuple[int, Request, int, str]]:
         """(choice, its request, tokens so far, text): the choices advance side by side."""
         delay = self.first.knob("delay", self.engine.delay)
+        last, clock = time.perf_counter(), time.perf_counter
         await asyncio.sleep(self.first.knob("first"))
         for position in range(max(len(r.pieces) for r in self.requests)):
             if position and delay:
                 await asyncio.sleep(delay)
+            name = "inter_token_latency_seconds" if position else "time_to_first_token_seconds"
+            self.engine.durations[name].add(clock() - last)
+            last = clock()
             for choice, request in self._choices():
                 if position < len(request.pieces):
                     self.engine.counters["generation_tokens_total"] += 1

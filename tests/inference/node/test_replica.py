@@ -32,6 +32,9 @@ class Engine:
     async def healthy(self) -> bool:
         return self.health.pop(0)
 
+    async def metrics(self) -> str:
+        return "vllm:num_requests_running 0.0\n"
+
 
 @pytest.fixture
 def serving(tmp_path: Path) -> Replica:
@@ -58,6 +61,16 @@ async def test_an_engine_that_stays_silent_is_degraded_until_it_answers(serving:
     assert await look(serving, False, False, False) is Phase.DEGRADED
     assert serving.observed().address, "requests may still get through"
     assert await look(serving, True) is Phase.READY
+
+
+async def test_of_an_engine_that_stays_silent_it_is_not_known_whether_it_rests(
+    serving: Replica,
+) -> None:
+    await look(serving, True)
+    assert serving.observed().idle_since is not None
+
+    await look(serving, False, False, False)
+    assert serving.observed().idle_since is None
 
 
 def test_an_engine_that_is_not_ready_in_time_is_given_up(serving: Replica) -> None:
