@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -140,10 +141,7 @@ class Downloads:
             await asyncio.sleep(TIDYING)
 
 
-def _problem(said: dict[str, object]) -> WeightsProblem:
-    short, message = said["short"], str(said["message"])
-    return (
-        NoRoom(int(str(short)), message)
-        if short
-        else WeightsProblem(Reason(said["reason"]), message)
-    )
+def _problem(said: dict[str, Any]) -> WeightsProblem:
+    if said["short"]:
+        return NoRoom(said["short"], said["message"])
+    return WeightsProblem(Reason(said["reason"]), said["message"])

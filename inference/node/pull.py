@@ -21,6 +21,7 @@ ATTEMPTS = 2  # to have a file whole and right
 RETRIES = 5  # without a new byte, before the hub counts as gone
 PAUSE = 1.0  # seconds between them
 PATIENCE = 30.0  # seconds without a byte
+HUGE = constants.MAX_HTTP_DOWNLOAD_SIZE  # bytes; the hub gives more by Xet alone
 PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -36,7 +37,7 @@ def pull(shelf: Shelf, choice: Choice, file: File, stopping: threading.Event) ->
     part = shelf.part(file.digest)
     part.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(ATTEMPTS):
-        if file.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+        if file.size > HUGE:
             _pull_huge(shelf, choice, file)
         else:
             _resume(shelf, choice, file, stopping)
@@ -103,7 +104,7 @@ def _stream(shelf: Shelf, choice: Choice, file: File, stopping: threading.Event)
 
 
 def _pull_huge(shelf: Shelf, choice: Choice, file: File) -> None:
-    """Files that the hub gives by its own protocol alone (Xet)."""
+    """By the client's own download, which speaks Xet and begins anew each time."""
     hf_hub_download(
         choice.repository,
         file.name,

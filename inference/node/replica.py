@@ -227,7 +227,8 @@ class Replica:
         )
 
     def _show(self, progress: Progress) -> None:
-        self.record.progress = progress
+        if self.record.stage is Stage.DOWNLOADING:  # not once it is to stop
+            self.record.progress = progress
 
     # The process
 

@@ -39,12 +39,16 @@ def big_model(**more: bytes) -> dict[str, bytes]:
 
 
 def start(
-    endpoint: str, choice: Choice, models: Path, roots: list[Path] | None = None
+    endpoint: str,
+    choice: Choice,
+    models: Path,
+    roots: list[Path] | None = None,
+    program: tuple[str, ...] = ("-m", "inference.node.fetch"),
 ) -> subprocess.Popen[bytes]:
     chosen = [choice.model_file] if choice.model_file else []
     return subprocess.Popen(
         [
-            *(sys.executable, "-m", "inference.node.fetch"),
+            *(sys.executable, *program),
             *(choice.repository, choice.revision, str(models), *chosen),
         ],
         stdout=subprocess.PIPE,
@@ -112,6 +116,18 @@ def test_a_broken_connection_is_taken_up(hub: FakeHub, models: Path) -> None:
 
     assert hub.sent[WEIGHTS] == len(repository.files[WEIGHTS])
     assert content(folder) == without_readme(repository.files)
+
+
+def test_it_ends_when_nobody_listens_any_more(hub: FakeHub, models: Path) -> None:
+    repository = hub.add("acme/big", big_model())
+    hub.bytes_per_second = 1 << 18
+    process = start(hub.url, choice_of(repository), models)
+    assert process.stdout is not None and process.stdout.readline()
+
+    process.stdout.close()  # as when the supervisor is killed
+
+    assert process.wait(timeout=10) == 1
+    assert hub.sent[WEIGHTS] < len(repository.files[WEIGHTS])
 
 
 def test_bytes_and_time_left_are_told(hub: FakeHub, models: Path) -> None:
@@ -220,6 +236,20 @@ def test_what_an_earlier_version_fetched_is_verified_once_and_kept(
 
     assert len(hub.requests) == asked
     assert {file.name for file in shelf.files(choice)} == set(without_readme(repository.files))
+
+
+def test_a_file_too_large_for_plain_http_comes_by_the_hubs_own_client(
+    hub: FakeHub, models: Path
+) -> None:
+    repository = hub.add("acme/big", big_model())
+    lowered = "import sys; from inference.node import fetch, pull; pull.HUGE = 1 << 20"
+    program = ("-c", f"{lowered}; sys.exit(fetch.main())")
+    hub.spoiled[WEIGHTS] = 1
+
+    folder = fetched(hub, choice_of(repository), models, program=program)["path"]
+
+    assert hub.sent[WEIGHTS] == 2 * len(repository.files[WEIGHTS])
+    assert content(folder) == without_readme(repository.files)
 
 
 def test_only_a_commit_is_fetched(hub: FakeHub, models: Path) -> None:
