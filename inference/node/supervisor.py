@@ -22,10 +22,12 @@ import structlog
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Recipe, Variant
 from inference.node import admission, environments, hardware, logs, processes
+from inference.node.downloads import Downloads
 from inference.node.environments import InstallProgress
 from inference.node.record import Record, Wish, load
 from inference.node.replica import DELETE_GRACE, Replica, clear_run_folders
 from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
+from inference.node.store import Choice
 from inference.node.weights import WeightsProblem, check_folder
 from inference.provisioners.base import (
     EngineStatus,
@@ -61,6 +63,8 @@ class Supervisor:
         self.gpus: list[Gpu] = []
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
+        self.downloads = Downloads(env)
+        self.tidying: asyncio.Task[None] | None = None
 
     # Life
 
@@ -69,9 +73,13 @@ class Supervisor:
         self.gpus = await asyncio.to_thread(hardware.gpus)
         for folder in sorted((self.env.home / "instances").glob("*/")):
             await self._take_up(folder)
+        # Not before: what a record does not name may be removed.
+        self.tidying = asyncio.create_task(self.downloads.keep_tidy(), name="tidy models")
 
     async def close(self, *, stop_engines: bool) -> None:
         self.cancelled.set()
+        if self.tidying is not None:
+            self.tidying.cancel()
         if stop_engines:
             for replica in self.replicas.values():
                 replica.end(
@@ -115,6 +123,9 @@ class Supervisor:
             cancelled=self.cancelled,
         )
         return str(python)
+
+    async def fetch(self, choice: Choice, token: str, tell: Callable[[Progress], None]) -> str:
+        return await self.downloads.fetch(choice, token, tell)
 
     def admit(self, replica: Replica, weight_bytes: int) -> None:
         others = [r.record for r in self.replicas.values() if r is not replica]
@@ -287,7 +298,7 @@ def _weight_bytes(spec: Spec) -> int:
     if spec.model_source == "hub":
         return 0
     try:
-        return check_folder(Path(spec.model_path))
+        return check_folder(Path(spec.model_path), spec.model_file)
     except WeightsProblem as problem:
         raise Rejected(problem.reason, problem.message) from problem
 

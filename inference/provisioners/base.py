@@ -68,6 +68,7 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     model_id: str
     model_revision: str  # the commit hash for "hub"
     model_path: str = ""  # the folder, for "bundled" and "local"
+    model_file: str = ""  # the chosen .gguf in it; empty: all its safetensors
     served_model_name: str
     settings: dict[str, bool | int | float | str] = {}
     gpu_count: int = 0
@@ -101,7 +102,7 @@ class Progress(msgspec.Struct, frozen=True):
     done: int
     total: int | None  # None: not known yet
     unit: str  # "bytes" | "packages"
-    seconds_left: int | None = None  # None: nobody can tell
+    seconds_left: int | None = None  # at the pace of the last seconds; None: cannot be told
 
 
 class ProbeUsage(msgspec.Struct, frozen=True):

@@ -41,6 +41,7 @@ def spec_of(instance: Instance, replica: Replica) -> Spec:
         model_source=revision.model_source,
         model_id=revision.model_id,
         model_revision=revision.model_revision,
+        model_file=revision.model_file,
         model_path=str(path or ""),
         served_model_name=instance.name,
         settings=revision.settings,

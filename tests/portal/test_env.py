@@ -28,6 +28,8 @@ def test_a_bare_environment_is_enough() -> None:
         ("REDIS_URL", "http://x", "redis"),
         ("MODELPORT_URL", "ftp://x", "http"),
         ("HF_ENDPOINT", "huggingface.co", "http"),
+        ("MODELPORT_MODELS_KEPT_DAYS", "-1", "number of days"),
+        ("MODELPORT_MODELS_KEPT_DAYS", "a month", "number of days"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> None:
