@@ -49,6 +49,7 @@ class Record(msgspec.Struct, kw_only=True):
     shim: Identity | None = None
     started_at: datetime | None = None
     ready_at: datetime | None = None
+    ended_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
     probe: ProbeUsage | None = None
@@ -92,6 +93,7 @@ class Record(msgspec.Struct, kw_only=True):
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,
             ready_at=self.ready_at,
+            ended_at=self.ended_at,
         )
 
     def save(self, folder: Path) -> None:

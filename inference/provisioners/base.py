@@ -142,6 +142,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     idle_since: datetime | None = None  # UTC; None: it computes, or nothing is known
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
+    ended_at: datetime | None = None  # UTC, when it exited
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -229,7 +230,8 @@ class Provisioner(Protocol):
     def observe(self, handle: Handle) -> Observed: ...
 
     def observe_all(self) -> list[Sight]:
-        """All replicas that this place knows: one look for all, however many there are."""
+        """All replicas that this place knows: one look for all, however many there are. Without
+        the tails of logs, which would make it long."""
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
