@@ -33,6 +33,7 @@ screenshots: .venv/.installed-dev  ## the pictures of the README
 bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
+	$(BIN)/python -m tests.benchmarks.reconciler
 
 chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
 	$(BIN)/python -m tests.storm

@@ -6,6 +6,8 @@ what is observed and has one writer, the reconciler.
 
 from enum import StrEnum
 
+ATTEMPTS = 3  # failed starts of one generation before it is left to a person
+
 
 class Desired(StrEnum):
     RUNNING = "running"
@@ -75,6 +77,8 @@ def settled(desired: Desired, state: InstanceState, attempts: int) -> bool:
     """
     if desired == Desired.RUNNING and state == InstanceState.FAILED:
         return attempts > 0
+    if desired == Desired.RUNNING and state == InstanceState.DEGRADED:
+        return attempts >= ATTEMPTS  # some serve, and the others cannot start
     return state in _FULFILLED[desired]
 
 

@@ -1,6 +1,7 @@
 """What people may change of an instance once it is there."""
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
@@ -23,6 +24,15 @@ CONFIGURATION = (
     *("model_source", "model_id", "model_revision", "model_file"),
     *("engine", "settings", "gpu_count"),
 )
+
+
+class Effect(StrEnum):
+    """What a change does to whoever uses the instance."""
+
+    NONE = "none"  # it holds at once and restarts nothing, or nothing changes
+    NEXT_START = "next_start"  # nothing runs that it could disturb
+    ROLLS = "rolls"  # the new one comes in beside the old one, which serves until then
+    INTERRUPTS = "interrupts"  # the old one ends before the new one serves
 
 
 class Changes:
@@ -53,6 +63,22 @@ class Changes:
         }
         wanted = {name: value for name, value in given.items() if value is not None}
         return self._revise(by, wanted, at_once=at_once)
+
+    def effect_of(self: Any, wanted: Mapping[str, object], *, at_once: bool = False) -> Effect:
+        """Said beforehand: what asking for these values, by field, would do. Raises
+        ValidationError."""
+        given = {name: value for name, value in wanted.items() if name in CONFIGURATION}
+        if {"engine", "settings"} & given.keys():
+            engine = str(given.get("engine", self.engine))
+            given["settings"] = self.checked(engine, given.get("settings", self.settings))
+        if all(getattr(self, name) == value for name, value in given.items()):
+            return Effect.NONE
+        if self.desired != Desired.RUNNING:
+            return Effect.NEXT_START
+        serves = self.replicas.filter(state="ready").exists()
+        if not serves:
+            return Effect.NEXT_START
+        return Effect.INTERRUPTS if at_once else Effect.ROLLS
 
     def roll_back(
         self: Any, by: User | None, number: int, *, at_once: bool = False
@@ -115,11 +141,13 @@ class Changes:
     def set_replicas(self: Any, by: User | None, count: int) -> None:
         """So many replicas from now on, where no schedule says otherwise. Raises ValidationError"""
         Organization.objects.lock(self.organization_id)
-        self.replica_count = count
+        self.refresh_from_db(fields=["replica_count", "gpu_count", "desired", "approval"])
+        before, self.replica_count = self.replica_count, count
         self._clean_only("replica_count")
         if self.desired in {Desired.RUNNING, Desired.ASLEEP}:
             check_quota(self)
-        self.save(update_fields=["replica_count"])
+        self._ask_for_approval(more=count > before)
+        self.save(update_fields=["replica_count", "approval"])
         self.note("scaled", gettext_noop("The number of replicas was changed."), by=by)
         self.wake()
 
@@ -176,9 +204,7 @@ class Changes:
             raise ValidationError(_("That is how it is already."))
         if instance.desired != Desired.STOPPED:
             check_quota(instance)
-        if instance.approval != instance.Approval.PENDING and needs_approval(instance):
-            more = instance.gpu_count > before["gpu_count"]
-            instance.approval = instance.Approval.PENDING if more else instance.approval
+        instance._ask_for_approval(more=instance.gpu_count > before["gpu_count"])
         instance.revision = F("revision") + 1
         instance.generation = F("generation") + 1
         instance.attempts, instance.retry_at = 0, None
@@ -190,6 +216,13 @@ class Changes:
         self.note("changed", gettext_noop("The instance was changed."), by=by)
         self.wake()
         return revision
+
+    def _ask_for_approval(self: Any, *, more: bool) -> None:
+        """Where it has become so large that an operator decides; not where it is small (again)."""
+        if not needs_approval(self):
+            self.approval = ""
+        elif more:
+            self.approval = self.Approval.PENDING.value
 
     def _clean_only(self: Any, *names: str) -> None:
         """Raises ValidationError."""

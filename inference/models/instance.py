@@ -14,7 +14,7 @@ from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting
-from inference.lifecycle import Desired, InstanceState, Stage, settled
+from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage, settled
 from inference.models.changes import Changes
 from inference.models.quota import check_quota, needs_approval
 from portal.lib.ids import uuid7
@@ -198,10 +198,13 @@ class Instance(Changes, models.Model):
         return self._want(
             Desired.RUNNING,
             models.Q(desired__in=[Desired.STOPPED, Desired.ASLEEP])
-            | models.Q(state=InstanceState.FAILED, attempts__gt=0),  # 0: it was asked for already
+            | models.Q(state=InstanceState.FAILED, attempts__gt=0)  # 0: it was asked for already
+            | models.Q(attempts__gte=ATTEMPTS),  # some serve, or an earlier revision does
             "start_requested",
             gettext_noop("A start was requested."),
             by,
+            # What was to end anyway need not serve on until the new one does.
+            replaces_at_once=self.desired != Desired.RUNNING,
         )
 
     def request_stop(self, by: User | None) -> bool:
@@ -245,6 +248,7 @@ class Instance(Changes, models.Model):
             "wake_requested",
             gettext_noop("It wakes up."),
             by,
+            replaces_at_once=True,
         )
 
     def request_restart(self, by: User | None) -> bool:
@@ -344,7 +348,7 @@ class Instance(Changes, models.Model):
                 generation=F("generation") + (1 if starts else 0),
                 attempts=0,
                 retry_at=None,
-                **({"sleeps_by_schedule": False, "rollout_reason": ""} | also),
+                **(_AFRESH | also),
             )
         )
         self.refresh_from_db()
@@ -352,6 +356,13 @@ class Instance(Changes, models.Model):
             self.note(reason, message, by=by)
             wake_controller(self.id)
         return bool(changed)
+
+
+_AFRESH: dict[str, object] = {
+    "sleeps_by_schedule": False,
+    "rollout_reason": "",
+    "rollout_message": "",
+}
 
 
 def checked_settings(engine: str, settings: Mapping[str, object]) -> dict[str, Any]:

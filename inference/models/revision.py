@@ -1,9 +1,11 @@
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
+from django.utils.translation import gettext as _
 
 from accounts.models import User
 from accounts.tenancy import TenantQuerySet
+from inference.engines import ENGINES
 from inference.models.instance import Instance
 from portal.lib.ids import uuid7
 
@@ -45,3 +47,33 @@ class InstanceRevision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.instance} · revision {self.number}"
+
+    def differences(self, former: "InstanceRevision") -> list[tuple[str, str, str]]:
+        """In words: what differs, how it was in `former`, how it is in this one."""
+        before, after = former._in_words(), self._in_words()
+        return [
+            (label, before.get(label, _("not set")), after.get(label, _("not set")))
+            for label in {**before, **after}
+            if before.get(label) != after.get(label)
+        ]
+
+    def _in_words(self) -> dict[str, str]:
+        """By the name that people know it by. A short hash tells two revisions apart as well."""
+        words = {
+            _("Model"): self.model_id,
+            _("Model revision"): self.model_revision[:12],
+            _("File"): self.model_file,
+            _("Engine"): ENGINES[self.engine].title,
+            _("GPUs"): str(self.gpu_count),
+        }
+        for setting in ENGINES[self.engine].settings:
+            chosen = self.settings.get(setting.name, setting.default)
+            if chosen is not None:
+                words[_(setting.label)] = _value_in_words(chosen)
+        return {label: value for label, value in words.items() if value}
+
+
+def _value_in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return _("on") if value else _("off")
+    return str(value)

@@ -1,5 +1,7 @@
 from typing import ClassVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -38,3 +40,10 @@ class ScheduleEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.instance}: {self.replica_count} from {self.starts} to {self.ends}"
+
+    def clean(self) -> None:
+        """Raises ValidationError."""
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # or it reads like a path
+            raise ValidationError({"time_zone": _("There is no such time zone.")}) from error

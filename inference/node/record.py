@@ -50,6 +50,7 @@ class Record(msgspec.Struct, kw_only=True):
     shim: Identity | None = None
     started_at: datetime | None = None
     ready_at: datetime | None = None
+    ended_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
     probe: ProbeUsage | None = None
@@ -97,6 +98,7 @@ class Record(msgspec.Struct, kw_only=True):
             ready_at=self.ready_at,
             figures=self.figures if up else None,
             idle_since=self.idle_since if self.phase is Phase.READY else None,
+            ended_at=self.ended_at,
         )
 
     def save(self, folder: Path) -> None:

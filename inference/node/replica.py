@@ -470,7 +470,7 @@ class Replica:
         record = self.record
         if self.child is not None:
             self.child.poll()  # reap it
-        record.reason = reason
+        record.reason, record.ended_at = reason, datetime.now(UTC)
         if record.shim is not None:
             record.exit_code = self._exit_code()
         record.log_tail = logs.tail(self.folder)

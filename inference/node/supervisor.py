@@ -192,7 +192,10 @@ class Supervisor:
 
     def observe_all(self) -> list[Sight]:
         return [
-            Sight(replica.record.handle(), self.observe(id_))
+            Sight(
+                replica.record.handle(),
+                msgspec.structs.replace(self.observe(id_), log_tail=[]),
+            )
             for id_, replica in list(self.replicas.items())
         ]
 

@@ -182,6 +182,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     measured: Measured | None = None
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
+    ended_at: datetime | None = None  # UTC, when it exited
     figures: Figures | None = None
     # UTC: since when it has had no request and no counter has moved. None: it computes, it is not
     # ready, or its engine does not say.
@@ -273,7 +274,8 @@ class Provisioner(Protocol):
     def observe(self, handle: Handle) -> Observed: ...
 
     def observe_all(self) -> list[Sight]:
-        """All replicas that this place knows: one look for all, however many there are."""
+        """All replicas that this place knows: one look for all, however many there are. Without
+        the tails of logs, which would make it long."""
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:

@@ -2,16 +2,20 @@
 
 It keeps the contract of `base` and moves one step further each time it is looked at, so that a
 caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
-`unreachable`, `gpus`; `compute` and `rest` are what its tenants do.
+`silence`, `unreachable`, `gpus`; `compute`, `work` and `rest` are what its tenants do.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from inference.lifecycle import Stage
 from inference.provisioners.base import (
     Event,
     Figures,
+    Gpu,
     Handle,
     Health,
     LogChunk,
@@ -27,6 +31,7 @@ from inference.provisioners.base import (
     Unavailable,
 )
 
+GPU_TYPE = "Fake GPU"
 _WAY_UP = (
     (Phase.PROVISIONING, Stage.QUEUED, "Waiting to start."),
     (Phase.LOADING, Stage.STARTING, "Starting the engine."),
@@ -47,8 +52,11 @@ class _Replica:
     log: str = "The fake engine starts.\n"
     events: list[Event] = field(default_factory=list)
     started_at: datetime | None = None
+    ended_at: datetime | None = None
     idle_since: datetime | None = None
     figures: Figures = Figures(process="fake")
+    gpu_indices: list[int] = field(default_factory=list)
+    silent: bool = False
 
 
 class FakeProvisioner:
@@ -70,12 +78,13 @@ class FakeProvisioner:
             memory_bytes=1 << 34,
             memory_free_bytes=1 << 34,
             disk_free_bytes=1 << 40,
+            gpus=[Gpu(index, GPU_TYPE, 1 << 36, held) for index, held in self._holders().items()],
         )
         return Health(ok=True, nodes=[node])
 
     def offers(self, spec: Spec) -> list[Offer]:
         self._reach()
-        if spec.gpu_count > self._free_gpus():
+        if spec.gpu_count > len(self._free_gpus()):
             return []
         variant = "cuda" if spec.gpu_count else "cpu"
         return [Offer(node="fake", variant=variant, gpu_count=spec.gpu_count)]
@@ -85,11 +94,10 @@ class FakeProvisioner:
         if spec.replica_id not in self.replicas:
             if spec.engine != "vllm":
                 raise Rejected(Reason.BAD_ARGUMENTS, f"There is no engine called {spec.engine}.")
-            if spec.gpu_count > self._free_gpus():
-                raise Rejected(
-                    Reason.INSUFFICIENT_CAPACITY, f"{self._free_gpus()} GPUs are free here."
-                )
-            self.replicas[spec.replica_id] = _Replica(spec)
+            free = self._free_gpus()
+            if spec.gpu_count > len(free):
+                raise Rejected(Reason.INSUFFICIENT_CAPACITY, f"{len(free)} GPUs are free here.")
+            self.replicas[spec.replica_id] = _Replica(spec, gpu_indices=[*free[: spec.gpu_count]])
         return _handle(self.replicas[spec.replica_id].spec)
 
     def observe(self, handle: Handle) -> Observed:
@@ -104,7 +112,7 @@ class FakeProvisioner:
     def observe_all(self) -> list[Sight]:
         self._reach()
         handles = [_handle(replica.spec) for replica in self.replicas.values()]
-        return [Sight(handle, self.observe(handle)) for handle in handles]
+        return [Sight(handle, replace(self.observe(handle), log_tail=[])) for handle in handles]
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._reach()
@@ -142,11 +150,20 @@ class FakeProvisioner:
     def crash(self, replica_id: str, exit_code: int = 1, reason: Reason = Reason.CRASHED) -> None:
         replica = self.replicas[replica_id]
         replica.phase, replica.exit_code, replica.reason = Phase.EXITED, exit_code, reason
+        replica.ended_at = datetime.now(UTC)
         replica.message = f"The engine ended by itself with code {exit_code}."
+
+    def silence(self, replica_id: str, *, over: bool = False) -> None:
+        """Let it be up and not answer, or answer again."""
+        self.replicas[replica_id].silent = not over
 
     def compute(self, replica_id: str, figures: Figures) -> None:
         """It has requests, and counts them so."""
         self.replicas[replica_id].figures = figures
+        self.work(replica_id)
+
+    def work(self, replica_id: str) -> None:
+        """It has requests from now on."""
         self.replicas[replica_id].idle_since = None
 
     def rest(self, replica_id: str, since: datetime) -> None:
@@ -157,15 +174,24 @@ class FakeProvisioner:
         if self.unreachable:
             raise Unavailable("The fake place cannot be reached.")
 
-    def _free_gpus(self) -> int:
-        held = (r.spec.gpu_count for r in self.replicas.values() if r.phase is not Phase.EXITED)
-        return self.gpus - sum(held)
+    def _holders(self) -> dict[int, str]:
+        """Of each GPU the replica that has it; empty: free."""
+        holders = dict.fromkeys(range(self.gpus), "")
+        for id, replica in self.replicas.items():
+            if replica.phase is not Phase.EXITED:
+                holders |= dict.fromkeys(replica.gpu_indices, id)
+        return holders
+
+    def _free_gpus(self) -> Sequence[int]:
+        return [index for index, holder in self._holders().items() if not holder]
 
     def _observed(self, replica: _Replica) -> Observed:
         stage, message = Stage.NONE, replica.message
         if replica.phase not in {Phase.STOPPING, Phase.EXITED}:
             replica.phase, stage, message = _WAY_UP[replica.step]
             _note(replica, stage or replica.phase, message)
+        if replica.phase is Phase.READY and replica.silent:
+            replica.phase, message = Phase.DEGRADED, "The engine does not answer."
         up = replica.phase is Phase.READY
         return Observed(
             phase=replica.phase,
@@ -181,10 +207,13 @@ class FakeProvisioner:
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
             node="fake",
+            gpu_type=GPU_TYPE if replica.gpu_indices else "",
+            gpu_indices=replica.gpu_indices,
+            idle_since=replica.idle_since if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
+            ended_at=replica.ended_at,
             figures=replica.figures if up else None,
-            idle_since=replica.idle_since if up else None,
         )
 
     def _advance(self, replica_id: str, replica: _Replica) -> None:
@@ -193,6 +222,7 @@ class FakeProvisioner:
                 del self.replicas[replica_id]
             else:
                 replica.phase, replica.message = Phase.EXITED, "Stopped."
+                replica.ended_at = datetime.now(UTC)
         elif replica.phase is not Phase.EXITED:
             replica.started_at = replica.started_at or datetime.now(UTC)
             if replica.step + 1 < len(_WAY_UP):

@@ -18,10 +18,9 @@ person wants it so (`at_once`), and then what was there before comes back if the
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from inference.lifecycle import Desired, InstanceState, Stage
+from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage
 from inference.provisioners.base import Observed, Phase, Reason
 
-ATTEMPTS = 3  # failed starts of one generation before it is left to a person
 BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
 LONGEST_BACKOFF = 60.0
 NO_ROOM_RETRY = (
@@ -103,6 +102,15 @@ class View:
         return self.retry_at is not None and self.now < self.retry_at
 
     @property
+    def obstacle(self) -> tuple[Reason, str] | None:
+        """Why nothing new may start, whatever room there is."""
+        if self.approval == "pending":
+            return Reason.QUOTA_EXCEEDED, APPROVAL
+        if self.approval == "refused":
+            return Reason.QUOTA_EXCEEDED, REFUSED
+        return None if self.open else (Reason.INSUFFICIENT_CAPACITY, CLOSED)
+
+    @property
     def given_up(self) -> bool:
         """Whether the generation is left to a person."""
         return self.attempts >= ATTEMPTS
@@ -166,6 +174,7 @@ class End:
     reason: str = ""
     message: str = ""
     exit_code: int | None = None
+    at: datetime | None = None  # when the engine ended; None: nobody saw it
 
 
 @dataclass(frozen=True)
@@ -272,9 +281,8 @@ _AT_REST = {
 
 def _towards_the_end(replica: ReplicaView) -> list[Action]:
     if replica.phase in {Phase.EXITED, Phase.GONE}:
-        code = replica.observed.exit_code if replica.observed else None
         reason = Reason.PREEMPTED if replica.evicted else Reason.CANCELLED
-        return [End(replica.id, reason, exit_code=code)]
+        return [_end(replica, reason, "")]
     return [Stop(replica.id)]
 
 
@@ -343,17 +351,23 @@ def _on_its_way(view: View, replica: ReplicaView, failure: _Failure) -> tuple[li
     observed = replica.observed
     if observed is None or observed.phase == Phase.GONE:
         if replica.asked_for:  # the place has lost it
-            return _failed(view, replica, Reason.NODE_LOST, LOST, None, failure), False
-        due = view.open and not view.waits
+            return _failed(view, replica, Reason.NODE_LOST, LOST, failure), False
+        due = not (view.obstacle or view.waits)
         return ([Ensure(replica.id)] if due else []), True
     if observed.phase == Phase.EXITED:
         reason = observed.reason or Reason.CRASHED
-        code = observed.exit_code
-        return _failed(view, replica, reason, observed.message, code, failure), False
+        return _failed(view, replica, reason, observed.message, failure), False
     if observed.phase == Phase.READY:
         known = replica.serving and replica.address == observed.address
         return ([] if known else [MarkReady(replica.id)]), True
     return ([Unmark(replica.id)] if replica.serving else []), True
+
+
+def _end(replica: ReplicaView, reason: Reason, message: str) -> End:
+    observed = replica.observed
+    if observed is None:
+        return End(replica.id, reason, message)
+    return End(replica.id, reason, message, observed.exit_code, observed.ended_at)
 
 
 def _failed(
@@ -361,10 +375,9 @@ def _failed(
     replica: ReplicaView,
     reason: Reason,
     message: str,
-    exit_code: int | None,
     failure: _Failure,
 ) -> list[Action]:
-    end = End(replica.id, reason, message, exit_code)
+    end = _end(replica, reason, message)
     if replica.generation != view.generation:
         return [end]  # an old one; what is wanted is on its way or left to a person already
     failure.reason, failure.message = reason, message
@@ -391,7 +404,7 @@ def _created(
     """New replicas, as many as may come now."""
     mine = [r for r in (*current, *ending) if r.generation == view.generation]
     missing = sorted(set(range(view.wanted)) - {replica.index for replica in mine})
-    if not missing or view.given_up or view.waits or not view.open:
+    if not missing or view.given_up or view.waits or view.obstacle:
         return []
     if any(phase not in {Phase.GONE, Phase.EXITED} for _, phase in view.ghosts):
         # Given up for lost, and yet it runs: first there must be none.
@@ -450,9 +463,8 @@ def _shown(
     if failure.reason:
         queued = (InstanceState.PROVISIONING, Stage.QUEUED)
         return [Show(*queued, reason, message, failure.attempts, retry_at)]
-    if not view.open:
-        full = Reason.INSUFFICIENT_CAPACITY
-        return [Show(InstanceState.PROVISIONING, Stage.QUEUED, full, CLOSED)]
+    if view.obstacle:
+        return [Show(InstanceState.PROVISIONING, Stage.QUEUED, *view.obstacle)]
     if view.waits:
         return []
     return [Show(InstanceState.PROVISIONING, Stage.QUEUED, message=WAITING)]
@@ -479,24 +491,39 @@ def _partly(
 ) -> Show:
     """Some serve: old ones until new ones do, or fewer than are wanted."""
     whole = len(ready) + len(kept) >= view.wanted
-    unplaced = any(not replica.asked_for for replica in current)
     starting = [r for r in current if r.phase in _COMING]
     stage = starting[0].observed.stage if starting and starting[0].observed else Stage.NONE
-    rollout_reason, rollout_message = "", None
-    if kept:
-        rollout_reason = failure.reason or view.rollout_reason
-        rollout_message = failure.message or None
+    reason, message = _why_not_all(view, current, failure, rolls=bool(kept))
     return Show(
         InstanceState.READY if whole else InstanceState.DEGRADED,
         stage,
-        reason="" if whole or kept else failure.reason or (view.reason if unplaced else ""),
-        message="" if whole else failure.message or (view.message if unplaced else "") or FEWER,
+        reason="" if kept else reason,
+        message="" if whole else (not kept and message) or FEWER,
         attempts=failure.attempts,
         retry_at=retry_at,
-        rollout_reason=rollout_reason,
-        rollout_message=rollout_message,
+        rollout_reason=reason if kept else "",
+        rollout_message=message if kept else None,
         of=starting[0].id if starting else "",
     )
+
+
+def _why_not_all(
+    view: View, current: list[ReplicaView], failure: _Failure, *, rolls: bool
+) -> tuple[str, str | None]:
+    """What went wrong at this look, or was said before for as long as it holds. Of the message,
+    None means that it stays."""
+    if failure.reason:
+        return failure.reason, failure.message
+    if view.obstacle and len(current) < view.wanted:
+        return view.obstacle
+    unplaced = any(not replica.asked_for for replica in current)
+    if not (unplaced or view.waits or view.given_up or (rolls and view.attempts)):
+        return "", None
+    if rolls:
+        return view.rollout_reason, None
+    if view.given_up and view.reason == Reason.BACKEND_UNREACHABLE:
+        return "", None  # that was said of the place, which answers again
+    return view.reason, view.message
 
 
 def backoff(attempts: int) -> float:

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import InterfaceError, OperationalError, connection
 
 from inference.models.instance import CONTROLLER_CHANNEL
+from inference.provisioners.base import Provisioner
 from inference.reconciler.place import provisioner
 from inference.reconciler.rounds import Reconciler
 
@@ -21,9 +22,9 @@ QUIET_ROUND = 5.0
 log = logging.getLogger(__name__)
 
 
-def run(stop: threading.Event) -> None:
+def run(stop: threading.Event, place: Provisioner | None = None) -> None:
     """Reconcile until asked to stop: at once when a person wants something, else by the clock."""
-    reconciler = Reconciler(provisioner())
+    reconciler = Reconciler(place or provisioner())
     with contextlib.closing(_Bell(settings.ENV.database)) as bell:
         about: set[UUID] = set()
         busy, due = True, 0.0  # monotonic seconds; then the whole is looked at again

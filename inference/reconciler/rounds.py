@@ -2,10 +2,12 @@
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cached_property
 from uuid import UUID
 
 import msgspec
@@ -18,8 +20,9 @@ from inference.hub import HubError
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, Node, Replica, ScheduleEntry
 from inference.provisioners.base import (
-    NodeStatus,
+    Health,
     Observed,
+    Phase,
     Provisioner,
     Reason,
     Rejected,
@@ -54,6 +57,7 @@ from inference.reconciler.place import handle_of, spec_of
 from inference.reconciler.schedule import wanted_replicas
 
 ASK_AGAIN = 2.0  # seconds until a place that could not answer just now is asked again
+SWEEP = 60.0  # seconds until what a place keeps is looked through again, where nothing changed
 LAST_WORDS = 64 * 1024  # bytes of a failed start's log that are kept
 NIGHT_IDLE = timedelta(minutes=15)  # without a request, before the schedule puts it to sleep
 
@@ -65,33 +69,40 @@ class _Look:
     """What one round goes by."""
 
     reached: bool = True
+    health: Health | None = None
     sights: dict[str, Sight] = field(default_factory=dict)  # by replica
+    ghosts: dict[UUID, list[Sight]] = field(default_factory=dict)  # by instance; books: gone
     replicas: dict[UUID, list[Replica]] = field(default_factory=dict)  # by instance, not gone
     entries: dict[UUID, list[ScheduleEntry]] = field(default_factory=dict)  # by instance
-    open: bool = True  # some machine takes new engines
-    draining: frozenset[str] = frozenset()
+    nodes: list[Node] = field(default_factory=list)
 
-    def ghosts(self, instance: Instance) -> list[Sight]:
-        """What the place has of the instance and the books call gone."""
-        living = {str(replica.id) for replica in self.replicas.get(instance.id, ())}
-        mine = str(instance.id)
-        return [
-            sight
-            for id_, sight in self.sights.items()
-            if sight.handle.instance_id == mine and id_ not in living
-        ]
+    @property
+    def open(self) -> bool:
+        """Whether some machine takes new engines."""
+        return not self.nodes or any(not node.cordoned for node in self.nodes)
+
+    @cached_property
+    def draining(self) -> frozenset[str]:
+        return frozenset(node.name for node in self.nodes if node.draining)
+
+    @property
+    def last_contact(self) -> datetime | None:
+        """When the place was reached before this round."""
+        return max((node.seen_at for node in self.nodes), default=None)
 
 
 class Reconciler:
     def __init__(self, provisioner: Provisioner) -> None:
         self.provisioner = provisioner
+        self._accounted_for: frozenset[UUID] = frozenset()  # saves queries, decides nothing
+        self._sweep_due = 0.0
 
     def round(self, only: Collection[UUID] = ()) -> bool:
         """Look at every instance once, or only at these; whether anything is on its way."""
         instances = Instance.objects.alive()
         if only:
             instances = instances.filter(id__in=only)
-        look = self._look(instances)
+        look = self._look()
         busy = False
         # The oldest first: who has waited longest for room gets it.
         for instance in self._concerned(instances, look):
@@ -104,32 +115,37 @@ class Reconciler:
                 busy = True
         if look.reached and not only:
             self._remove_orphans(look)
+            self._describe_nodes(look)
         return busy
 
-    def _look(self, instances: "Iterable[Instance]") -> _Look:
-        look = _Look()
-        try:
-            self._describe_nodes(self.provisioner.check().nodes)
-            # Listed before the rows are read: a row is there before its replica is asked for.
-            look.sights = {s.handle.replica_id: s for s in self.provisioner.observe_all()}
-        except Unavailable:
-            look.reached = False
+    def _look(self) -> _Look:
+        look = _Look(nodes=list(Node.objects.all()))
         living, entries = defaultdict(list), defaultdict(list)
         for replica in Replica.objects.exclude(state=Replica.State.GONE).order_by("id"):
             living[replica.instance_id].append(replica)
         for entry in ScheduleEntry.objects.order_by("id"):
             entries[entry.instance_id].append(entry)
         look.replicas, look.entries = dict(living), dict(entries)
-        nodes = list(Node.objects.all())
-        look.open = not nodes or any(not node.cordoned for node in nodes)
-        look.draining = frozenset(node.name for node in nodes if node.draining)
+        try:
+            look.health = self.provisioner.check()
+            # After the rows: what had been asked for by then is shown, or the place has lost it.
+            sights = self.provisioner.observe_all()
+        except Unavailable:
+            look.reached = False
+            return look
+        look.sights = {sight.handle.replica_id: sight for sight in sights}
+        known = {str(replica.id) for replicas in living.values() for replica in replicas}
+        ghosts = defaultdict(list)
+        for id_, sight in look.sights.items():
+            if id_ not in known:
+                ghosts[UUID(sight.handle.instance_id)].append(sight)
+        look.ghosts = dict(ghosts)
         return look
 
     def _concerned(self, instances: "Iterable[Instance]", look: _Look) -> "Iterable[Instance]":
         """All but those that hold nothing and want nothing."""
-        there = {UUID(sight.handle.instance_id) for sight in look.sights.values()}
         resting = Q(desired=F("state"), desired__in=[Desired.STOPPED, Desired.ASLEEP])
-        moving = ~resting | Q(id__in={*there, *look.replicas, *look.entries})
+        moving = ~resting | Q(id__in={*look.replicas, *look.entries})
         return instances.filter(moving).select_related("organization").order_by("id")  # type: ignore[attr-defined,no-any-return]
 
     def reconcile(self, instance: Instance, look: _Look) -> bool:
@@ -182,7 +198,8 @@ class Reconciler:
             case Unmark(id_):
                 writes.unmark(replicas[id_])
             case End():
-                writes.end(replicas[action.replica], action, words.get(action.replica, ""))
+                ended, log_end = replicas[action.replica], words.get(action.replica, "")
+                writes.end(ended, action, log_end, look.last_contact)
             case GiveUp():
                 writes.give_up(instance, action)
             case Restore():
@@ -227,8 +244,10 @@ class Reconciler:
             log.info("instance %s: %s", instance.id, problem)
             writes.postpone(instance, _in(ASK_AGAIN))
 
-    def _describe_nodes(self, nodes: list[NodeStatus]) -> None:
-        """Keep the machines' descriptions up to date."""
+    def _describe_nodes(self, look: _Look) -> None:
+        """Keep the machines' descriptions up to date. At the end of a round: until then they say
+        when the place was reached before."""
+        nodes = look.health.nodes if look.health else []
         for node in nodes:
             Node.objects.update_or_create(
                 name=node.name,
@@ -247,16 +266,25 @@ class Reconciler:
     def _remove_orphans(self, look: _Look) -> None:
         """Engines and folders that no instance needs (any more): of a deleted one, of an earlier
         replica, of a database that was lost."""
-        there = {UUID(sight.handle.instance_id) for sight in look.sights.values()}
-        mine = Replica.objects.filter(instance__in=there, instance__deleted_at=None)
+        found = {
+            UUID(sight.handle.replica_id): sight
+            for ghosts in look.ghosts.values()
+            for sight in ghosts
+        }
+        over = {id_ for id_, sight in found.items() if sight.observed.phase == Phase.EXITED}
+        unchanged = over == found.keys() == self._accounted_for
+        if unchanged and time.monotonic() < self._sweep_due:
+            return
+        mine = Replica.objects.filter(instance__in=look.ghosts, instance__deleted_at=None)
         needed = set(mine.exclude(state=Replica.State.GONE).values_list("id", flat=True))
-        # Of one that rests, the log of the last engine can still be read.
-        newest = mine.order_by("instance_id", "-id").distinct("instance_id")
-        needed |= set(newest.values_list("id", flat=True))
+        # The log of the last engine in each place can still be read.
+        newest = mine.order_by("instance_id", "index", "-id").distinct("instance_id", "index")
+        needed |= over & set(newest.values_list("id", flat=True))
         with contextlib.suppress(Unavailable):
-            for id_, sight in look.sights.items():
-                if UUID(id_) not in needed:
-                    self.provisioner.delete(sight.handle)
+            for id_ in found.keys() - needed:
+                self.provisioner.delete(found[id_].handle)
+        self._accounted_for = frozenset(found)
+        self._sweep_due = time.monotonic() + SWEEP
 
 
 def _refused(instance: Instance, replica: Replica, refusal: Rejected, others_serve: bool) -> None:
@@ -325,7 +353,10 @@ def _view(instance: Instance, look: _Look) -> View:
         now=now,
         wanted=wanted or instance.replica_count,
         replicas=tuple(_view_of(r, look) for r in look.replicas.get(instance.id, ())),
-        ghosts=tuple((s.handle.replica_id, s.observed.phase) for s in look.ghosts(instance)),
+        ghosts=tuple(
+            (sight.handle.replica_id, sight.observed.phase)
+            for sight in look.ghosts.get(instance.id, ())
+        ),
         unreachable=not look.reached,
         open=look.open,
         approval=instance.approval,

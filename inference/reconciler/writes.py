@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import F, Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
@@ -50,9 +52,11 @@ def create(instance: Instance, index: int) -> Replica:
 
 
 def accept(replica: Replica, handle: Handle) -> None:
-    """The provisioner has taken it on."""
+    """The provisioner has taken it on. Its start begins here: waiting for room is no part of it."""
+    if replica.handle is None:
+        replica.created_at = timezone.now()
     replica.handle = msgspec.to_builtins(handle)
-    replica.save(update_fields=["handle"])
+    replica.save(update_fields=["handle", "created_at"])
 
 
 def show(instance: Instance, shown: Show, observed: Observed | None = None) -> None:
@@ -129,8 +133,11 @@ def stopping(replica: Replica) -> None:
             _serve_no_more(replica)
 
 
-def end(replica: Replica, ended: End, start_log: str = "") -> None:
-    """It is over. What has ended stays so."""
+def end(
+    replica: Replica, ended: End, start_log: str = "", last_contact: datetime | None = None
+) -> None:
+    """It is over. What has ended stays so. Where nobody saw it end, what it served is billed until
+    its place was last reached."""
     with transaction.atomic():
         _move(
             replica,
@@ -142,7 +149,7 @@ def end(replica: Replica, ended: End, start_log: str = "") -> None:
             exit_code=ended.exit_code,
             start_log=start_log,
         )
-        _serve_no_more(replica)
+        _serve_no_more(replica, ended.at or last_contact)
 
 
 def give_up(instance: Instance, gave_up: GiveUp) -> None:
@@ -175,20 +182,25 @@ def postpone(instance: Instance, until: datetime) -> None:
 
 def _serve(replica: Replica, now: datetime) -> None:
     """Its serving begins, unless it goes on."""
-    if ServingInterval.objects.filter(replica=replica, ended_at=None).exists():
+    served = ServingInterval.objects.filter(replica=replica)
+    if served.filter(ended_at=None).exists():
         return
+    last = served.order_by("-ended_at").values_list("ended_at", flat=True).first()
     ServingInterval.objects.create(
         organization_id=replica.organization_id,
         instance_id=replica.instance_id,
         replica=replica,
         gpu_type=replica.gpu_type,
         gpu_count=len(replica.gpu_indices),
-        started_at=now,
+        started_at=max(now, last or now),  # a clock may be put back; no second is billed twice
     )
 
 
-def _serve_no_more(replica: Replica) -> None:
-    ServingInterval.objects.filter(replica=replica, ended_at=None).update(ended_at=timezone.now())
+def _serve_no_more(replica: Replica, at: datetime | None = None) -> None:
+    """Since `at`, as its place tells, or from now on. Clocks of two machines may differ."""
+    now = timezone.now()
+    open_one = ServingInterval.objects.filter(replica=replica, ended_at=None)
+    open_one.update(ended_at=Greatest(F("started_at"), Value(min(at or now, now))))
 
 
 def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:

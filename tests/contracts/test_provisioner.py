@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -159,6 +160,54 @@ def test_one_that_has_ended_can_be_deleted(place: Place) -> None:
     node.wait_for(place.provisioner, handle, Phase.GONE)
 
 
+def test_one_look_at_all_shows_what_a_look_at_each_shows(place: Place) -> None:
+    up = place.ready()
+    coming = place.provisioner.ensure(place.spec(generation=3))
+
+    sights = {s.handle.replica_id: s for s in place.provisioner.observe_all()}
+
+    assert {up.replica_id, coming.replica_id} <= sights.keys()
+    assert sights.keys() == {h.replica_id for h in place.provisioner.list()}
+    assert sights[up.replica_id].handle == up
+    assert sights[coming.replica_id].handle == coming
+    one = place.provisioner.observe(up)
+    seen = sights[up.replica_id].observed
+    assert (seen.phase, seen.address, seen.node) == (Phase.READY, one.address, one.node)
+    assert sights[coming.replica_id].observed.generation == 3
+
+
+def test_one_look_at_all_has_no_logs_in_it(place: Place) -> None:
+    handle = place.ready()
+    place.provisioner.stop(handle, grace=5)
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+
+    (sight,) = [s for s in place.provisioner.observe_all() if s.handle == handle]
+
+    assert place.provisioner.observe(handle).log_tail
+    assert sight.observed.log_tail == []
+    assert sight.observed.reason is Reason.CANCELLED
+
+
+def test_a_place_tells_when_an_engine_ended(place: Place) -> None:
+    handle = place.ready()
+    up = place.provisioner.observe(handle)
+    assert up.ended_at is None and up.ready_at is not None
+    before = datetime.now(UTC)
+
+    place.provisioner.stop(handle, grace=5)
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+
+    ended = place.provisioner.observe(handle).ended_at
+    assert ended is not None and before <= ended <= datetime.now(UTC)
+
+
+def test_a_replica_says_where_it_runs_and_on_what(place: Place) -> None:
+    seen = place.provisioner.observe(place.ready())
+
+    assert seen.node == place.provisioner.check().nodes[0].name
+    assert (seen.gpu_type, seen.gpu_indices) == ("", [])
+
+
 def test_an_unknown_replica_is_gone(place: Place) -> None:
     stranger = Handle(provisioner="local", replica_id="none", instance_id="none", generation=1)
 
@@ -225,6 +274,7 @@ def test_a_place_out_of_reach_says_so_and_nothing_else(place: Place) -> None:
     for call in (
         place.unreachable.check,
         place.unreachable.list,
+        place.unreachable.observe_all,
         lambda: place.unreachable.ensure(spec),
         lambda: place.unreachable.observe(handle),
         lambda: place.unreachable.delete(handle),
