@@ -75,6 +75,8 @@ EVENTS: dict[str, Promise] = {
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
     "unreachable": _("Out of reach"),
+    "slo_missed": _("Target missed"),
+    "slo_met": _("Target met again"),
     "reached": _("Reached again"),
 }
 
