@@ -83,6 +83,8 @@ EVENTS: dict[str, Promise] = {
     "approved": _("Approved"),
     "refused": _("Refused"),
     "unreachable": _("Out of reach"),
+    "slo_missed": _("Target missed"),
+    "slo_met": _("Target met again"),
     "reached": _("Reached again"),
 }
 

@@ -82,7 +82,9 @@ class SloTarget(models.Model):
         """What signs its webhooks; empty where there is none. Raises UnreadableSecret."""
         if not self.encrypted_secret:
             return ""
-        return crypto.decrypt(self.encrypted_secret, key=settings.SECRET_KEY, purpose=PURPOSE)
+        return crypto.decrypt(
+            bytes(self.encrypted_secret), key=settings.SECRET_KEY, purpose=PURPOSE
+        )
 
 
 class SloAlert(models.Model):

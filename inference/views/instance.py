@@ -5,7 +5,6 @@ moves. When the instance is gone meanwhile, that leads to the list.
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -21,14 +20,13 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from billing import analytics
-from billing.models import UsageEvent
-from inference import reconciler, words
+from inference import headline, insights, reconciler, words
+from inference.headline import Number
+from inference.insights import Range
 from inference.lifecycle import Desired, InstanceState, Stage
-from inference.models import Instance, Replica
+from inference.models import Instance, Replica, SloTarget
 from inference.provisioners.base import Unavailable
 from inference.reconciler.decision import ATTEMPTS
-from portal.lib.ids import uuid7_floor
 from portal.lib.snippets import snippets
 
 LOG_SHOWN = 65_536  # bytes of log that a page shows; a filter and the download have all of it
@@ -57,7 +55,7 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         "replica": replica,
         "replicas": instance.replicas.exclude(state=Replica.State.GONE).order_by("index", "id"),
         "settings": words.settings_in_words(instance.engine, instance.settings),
-        "usage": _last_day(instance),
+        "numbers": _last_hour(instance),
         "snippets": snippets(f"{settings.PUBLIC_URL}/v1", instance.name),
         "base_url": f"{settings.PUBLIC_URL}/v1",
     }
@@ -190,10 +188,11 @@ def _stages(instance: Instance) -> list[dict[str, Any]]:
     return stages
 
 
-def _last_day(instance: Instance) -> dict[str, int]:
-    since = uuid7_floor(timezone.now() - timedelta(days=1))
-    rows = UsageEvent.objects.for_organization(instance.organization)
-    return analytics.totals(rows.filter(request_id__gte=since, instance_id=instance.id))
+def _last_hour(instance: Instance) -> list[Number]:
+    now = timezone.now()
+    points = insights.points(instance, Range.HOUR, now)
+    served = insights.served(instance, points[0].at, now)
+    return headline.numbers(points, served, SloTarget.of(instance))
 
 
 def _lines(replica: Replica | None, wanted: str) -> tuple[list[str], str]:

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from inference.views import instance, instance_settings, instances, revisions
+from inference.views import instance, instance_settings, instances, metrics, revisions
 
 ONE = "instances/<uuid:instance_id>/"
 
@@ -8,6 +8,7 @@ urlpatterns = [
     path("instances/", instances.index, name="instances"),
     path("instances/new/", instances.create, name="instance-create"),
     path(ONE, instance.show, name="instance"),
+    path(f"{ONE}metrics/", metrics.show, name="instance-metrics"),
     path(f"{ONE}events/", instance.events, name="instance-events"),
     path(f"{ONE}logs/", instance.logs, name="instance-logs"),
     path(f"{ONE}logs/download/", instance.download_log, name="instance-log-download"),

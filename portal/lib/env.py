@@ -12,6 +12,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -47,6 +48,8 @@ class Environment:
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
+    gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
+    external_prices: Path | None  # the operator's list of others' prices, TOML
     access_log: str  # a path, "-" for standard output, empty for none
 
     @property
@@ -163,6 +166,29 @@ def _list(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in environ.get(name, "").split(",") if item.strip())
 
 
+def _amount(environ: Mapping[str, str], name: str) -> Decimal | None:
+    value = environ.get(name, "").strip()
+    if not value:
+        return None
+    try:
+        amount = Decimal(value)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not (amount.is_finite() and 0 <= amount < 10**9):
+        raise EnvironmentProblem(f"{name} is {value!r}; write an amount such as 2.49.")
+    return amount
+
+
+def _file(environ: Mapping[str, str], name: str) -> Path | None:
+    value = environ.get(name, "").strip()
+    if not value:
+        return None
+    path = Path(value).expanduser().absolute()
+    if not path.is_file():
+        raise EnvironmentProblem(f"{name} is {value!r}; there is no such file.")
+    return path
+
+
 def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     value = environ.get(name, "").strip().lower()
     if not value:
@@ -232,6 +258,8 @@ def read(environ: Mapping[str, str]) -> Environment:
         ),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
+        gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
+        external_prices=_file(environ, "EXTERNAL_PRICES"),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )
