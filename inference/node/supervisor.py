@@ -20,7 +20,7 @@ import structlog
 
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Recipe, Variant
-from inference.node import admission, environments, hardware, logs, processes
+from inference.node import admission, environments, hardware, logs, processes, walls
 from inference.node.environments import InstallProgress
 from inference.node.record import Record, Wish, load
 from inference.node.replica import DELETE_GRACE, Replica, clear_run_folders
@@ -41,6 +41,7 @@ from inference.provisioners.base import (
     Reason,
     Rejected,
     Spec,
+    Walls,
 )
 from portal.lib.env import Environment, environment
 
@@ -56,6 +57,7 @@ class Supervisor:
         self.env = env
         self.replicas: dict[str, Replica] = {}
         self.gpus: list[Gpu] = []
+        self.walls = Walls(up=False, message="Not tried yet.")
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
 
@@ -64,6 +66,9 @@ class Supervisor:
     async def open(self) -> None:
         """Look round and take up what an earlier supervisor left."""
         self.gpus = await asyncio.to_thread(hardware.gpus)
+        self.walls = await asyncio.to_thread(walls.possible, self.env)
+        say = log.info if self.walls.up else log.warning
+        say("node.walls", up=self.walls.up, message=self.walls.message)
         for folder in sorted((self.env.home / "instances").glob("*/")):
             await self._take_up(folder)
 
@@ -133,6 +138,7 @@ class Supervisor:
 
     def check(self) -> Health:
         node = hardware.describe(self.env.home, self._gpus_with_holders())
+        node = msgspec.structs.replace(node, walls=self.walls)
         return Health(ok=True, nodes=[node], engines=self._engines())
 
     def offers(self, spec: Spec) -> list[Offer]:
