@@ -380,6 +380,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name="node",
+            name="walls",
+            field=models.JSONField(blank=True, default=dict),
+        ),
+        migrations.AddField(
+            model_name="node",
             name="cordoned",
             field=models.BooleanField(default=False),
         ),

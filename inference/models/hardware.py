@@ -14,6 +14,8 @@ class Node(models.Model):
     disk_free_bytes = models.BigIntegerField()
     gpus = models.JSONField(default=list)  # [{"index": 0, "name": "…", "memory_bytes": …}, …]
     seen_at = models.DateTimeField()
+    # {"up": true, "message": "…"}: whether its engines are kept from each other; empty: not known
+    walls = models.JSONField(default=dict, blank=True)
     # What an operator wants of it: a cordoned machine takes nothing new, a drained one ends all.
     cordoned = models.BooleanField(default=False)
     draining = models.BooleanField(default=False)

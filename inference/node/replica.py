@@ -26,7 +26,7 @@ from inference import doctor
 from inference.engines import ENGINES
 from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, figures, logs, processes, shim, stock, weights
+from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.record import Record, Wish
@@ -38,6 +38,7 @@ from inference.provisioners.base import (
     Progress,
     Reason,
     Rejected,
+    Walls,
 )
 from portal.lib.env import Environment
 
@@ -68,6 +69,7 @@ class Host(Protocol):
     """What a replica needs of its supervisor."""
 
     env: Environment
+    walls: Walls
 
     async def install(self, recipe: Recipe) -> str:
         """Make the engine's environment; its interpreter. Raises InstallProblem."""
@@ -189,6 +191,8 @@ class Replica:
 
     async def _prepare(self) -> None:
         record = self.record
+        if self.host.env.engine_walls == "require" and not self.host.walls.up:
+            raise Failure(Reason.IMAGE_ERROR, self.host.walls.message)
         if record.wanted_token and not self.hub_token and not record.weights:
             raise Failure(
                 Reason.NODE_LOST,
@@ -253,10 +257,28 @@ class Replica:
         record.launching = True
         self._move(Phase.LOADING, Stage.STARTING, "Starting the engine.")
         self.socket.unlink(missing_ok=True)
-        self._spawn(self.engine.argv(facts, command), facts, None if own else self.folder)
+        environment = self._engine_environment(facts)
+        if self.host.walls.up:
+            self._put_up_walls(command)
+        self._spawn(self.engine.argv(facts, command), environment, None if own else self.folder)
         self._save()
 
-    def _spawn(self, argv: list[str], facts: Launch, folder: Path | None) -> None:
+    def _put_up_walls(self, command: list[str]) -> None:
+        resident = walls.Resident(
+            folder=self.folder,
+            writable=(self.socket_folder, self.folder / "home", self.scratch),
+            home=self.folder / "home",
+            model=Path(self.record.weights),
+            command=command,
+            own_command=self.host.env.vllm_command,
+            gpu_indices=tuple(self.record.gpu_indices),
+        )
+        try:
+            walls.put_up(resident, self.host.env)
+        except walls.NoWalls as problem:
+            raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
+
+    def _spawn(self, argv: list[str], environment: dict[str, str], folder: Path | None) -> None:
         """Start the shim. In one breath: a process that is started is also known, so that whoever
         cancels us a moment later can end it."""
         # Not asyncio's subprocess: its transport kills the child when it is collected.
@@ -266,7 +288,7 @@ class Replica:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=folder,
-            env=self._engine_environment(facts),
+            env=environment,
             start_new_session=True,
             umask=0o077,
         )

@@ -6,9 +6,13 @@ supervises by then. If it is killed itself, the kernel kills the engine with it.
 
 Standard library only and run with -I: it is one small process per engine, and must start whatever
 becomes of our own environment.
+
+With a `walls.json` in FOLDER, the engine runs within walls (see enclosure.py): our child is then
+the first process of a PID namespace, and the engine that one's child.
 """
 
 import ctypes
+import importlib.util
 import json
 import os
 import select
@@ -16,7 +20,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  - POSIX shared memory, shm_overview(7)
@@ -57,29 +61,81 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def start(argv: list[str]) -> tuple[int, int]:
-    """The engine's pid and the reading end of its output."""
+class Child:
+    """The engine, or the first process of its walls; the ends of our pipes to it."""
+
+    def __init__(self, pid: int, reading: int, report: int, lifeline: int) -> None:
+        self.pid, self.reading, self.report = pid, reading, report
+        self.lifeline = lifeline  # kept open: its end tells that we are dead
+
+    def exit_code(self, own: int) -> int:
+        """The engine's, as its walls have reported it, else the child's `own`."""
+        try:
+            return int(os.read(self.report, 16) or own)
+        except BlockingIOError:
+            return own
+
+
+def start(folder: Path, argv: list[str]) -> Child:
     reading, writing = os.pipe()
+    waiting, lifeline = os.pipe()
+    report, reporting = os.pipe()
+    enclosure = load_enclosure()
+    plan = enclosure.read_plan(folder)
     parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    unwalled = enter(enclosure, plan)
     pid = os.fork()
     if pid:
-        os.close(writing)
-        os.set_blocking(reading, False)
-        return pid, reading
+        for end in (writing, waiting, reporting):
+            os.close(end)
+        for end in (reading, report):
+            os.set_blocking(end, False)
+        return Child(pid, reading, report, lifeline)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    close_all_but(waiting, reporting)
+    if unwalled:
+        os.write(2, f"The walls cannot be put up: {unwalled}\n".encode())
+        os._exit(enclosure.BUILDING_FAILED)
+    if plan is not None:
+        enclosure.reign(plan, argv, waiting, reporting)
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the line above took hold
+        os._exit(1)
+    enclosure.run(argv)
+    os._exit(1)
+
+
+def enter(enclosure: ModuleType, plan: object) -> str:
+    """Into the namespaces that begin with us; why that cannot be."""
     try:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the line above took hold
-            os._exit(1)
-        os.dup2(writing, 1)
-        os.dup2(writing, 2)
-        os.close(reading)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        os.execvp(argv[0], argv)  # noqa: S606  - no shell is the point
+        if plan is not None:
+            enclosure.enter(plan)
     except OSError as error:
-        os.write(2, f"{argv[0]} cannot be started: {error.strerror}\n".encode())
-    os._exit(127)
+        return str(error.strerror)
+    return ""
+
+
+def load_enclosure() -> ModuleType:
+    """With -I, our folder is not where Python looks for modules."""
+    path = Path(__file__).with_name("enclosure.py")
+    spec = importlib.util.spec_from_file_location("enclosure", path)
+    assert spec is not None and spec.loader is not None  # noqa: S101  - it is a file
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def close_all_but(*kept: int) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) not in kept:
+            try:
+                os.close(int(name))
+            except OSError:  # the one that listed them
+                continue
 
 
 def children() -> list[int]:
@@ -114,15 +170,27 @@ def kill(pids: list[int]) -> None:
 
 
 def shared_memory(pid: int) -> set[Path]:
-    """The files in /dev/shm that the process has mapped (proc(5): the path is the sixth field of
-    /proc/PID/maps, with "(deleted)" after it where it has no name any more)."""
+    """The files in /dev/shm that the process has mapped (proc(5): the fourth and fifth field of
+    /proc/PID/maps are device and inode, the sixth is the path).
+
+    A path alone is the process's own word: in a mount namespace of its own it can have a file of
+    any name there, which is not the one that we see under that name."""
     try:
         maps = Path(f"/proc/{pid}/maps").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return set()
     fields = (line.split(maxsplit=5) for line in maps.splitlines())
-    paths = {Path(field[5]) for field in fields if len(field) == 6}
-    return {p for p in paths if p.parent == SHARED_MEMORY and not p.name.endswith(" (deleted)")}
+    held = {(Path(f[5]), f[3], int(f[4])) for f in fields if len(f) == 6}
+    return {p for p, device, inode in held if p.parent == SHARED_MEMORY and _is(p, device, inode)}
+
+
+def _is(path: Path, device: str, inode: int) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    major, minor = os.major(found.st_dev), os.minor(found.st_dev)
+    return device == f"{major:02x}:{minor:02x}" and found.st_ino == inode
 
 
 def tracks_resources(pid: int) -> bool:
@@ -194,17 +262,18 @@ def main(folder: Path, argv: list[str]) -> None:
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    engine, reading = start(argv)
+    child = start(folder, argv)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        os.kill(engine, number)
+        os.kill(child.pid, number)
 
     signal.signal(signal.SIGTERM, pass_on)
-    code = follow(engine, reading, waking, log)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    code = follow(child.pid, child.reading, waking, log)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    bury(engine)
-    drain(reading, log)
-    leave(folder, code)
+    bury(child.pid)
+    drain(child.reading, log)
+    leave(folder, child.exit_code(code))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import structlog
 
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Recipe, Variant
-from inference.node import admission, environments, hardware, logs, processes
+from inference.node import admission, environments, hardware, logs, processes, walls
 from inference.node.downloads import Downloads
 from inference.node.environments import InstallProgress
 from inference.node.record import Record, Wish, load
@@ -45,6 +45,7 @@ from inference.provisioners.base import (
     Rejected,
     Sight,
     Spec,
+    Walls,
 )
 from portal.lib.env import Environment, environment
 
@@ -61,6 +62,7 @@ class Supervisor:
         self.replicas: dict[str, Replica] = {}
         self.name = socket.gethostname()
         self.gpus: list[Gpu] = []
+        self.walls = Walls(up=False, message="Not tried yet.")
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
         self.downloads = Downloads(env)
@@ -71,6 +73,9 @@ class Supervisor:
     async def open(self) -> None:
         """Look round and take up what an earlier supervisor left."""
         self.gpus = await asyncio.to_thread(hardware.gpus)
+        self.walls = await asyncio.to_thread(walls.possible, self.env)
+        say = log.info if self.walls.up else log.warning
+        say("node.walls", up=self.walls.up, message=self.walls.message)
         for folder in sorted((self.env.home / "instances").glob("*/")):
             await self._take_up(folder)
         # Not before: what a record does not name may be removed.
@@ -147,6 +152,7 @@ class Supervisor:
 
     def check(self) -> Health:
         node = hardware.describe(self.env.home, self._gpus_with_holders())
+        node = msgspec.structs.replace(node, walls=self.walls)
         return Health(ok=True, nodes=[node], engines=self._engines())
 
     def offers(self, spec: Spec) -> list[Offer]:

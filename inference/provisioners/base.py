@@ -214,6 +214,13 @@ class EngineStatus(msgspec.Struct, kw_only=True, frozen=True):
     progress: Progress | None = None
 
 
+class Walls(msgspec.Struct, kw_only=True, frozen=True):
+    """Whether engines at a place are kept from everything else there."""
+
+    up: bool
+    message: str  # a sentence for people: how, or why not
+
+
 class NodeStatus(msgspec.Struct, kw_only=True, frozen=True):
     """A machine. Sizes in bytes."""
 
@@ -223,6 +230,7 @@ class NodeStatus(msgspec.Struct, kw_only=True, frozen=True):
     memory_free_bytes: int
     disk_free_bytes: int
     gpus: list[Gpu] = []
+    walls: Walls | None = None  # None: not known
 
 
 class Health(msgspec.Struct, kw_only=True, frozen=True):

@@ -256,6 +256,7 @@ class Reconciler:
                     "memory_bytes": node.memory_bytes,
                     "disk_free_bytes": node.disk_free_bytes,
                     "gpus": msgspec.to_builtins(node.gpus),
+                    "walls": msgspec.to_builtins(node.walls) or {},
                     "seen_at": timezone.now(),
                 },
             )

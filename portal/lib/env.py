@@ -45,6 +45,7 @@ class Environment:
     models_kept_days: int  # how long a downloaded model stays unused; 0: until space is needed
     vllm_command: str  # empty: the installed environment's own launch command
     torch_cpu_index: str
+    engine_walls: str  # "auto": where the machine can, "require": no engine without, "off"
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
@@ -200,6 +201,14 @@ def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     raise EnvironmentProblem(f"{name} is {value!r}; write 1 or 0.")
 
 
+def _choice(environ: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    """One of these words; the first is the default."""
+    value = environ.get(name, "").strip().lower() or choices[0]
+    if value not in choices:
+        raise EnvironmentProblem(f"{name} is {value!r}; write one of {', '.join(choices)}.")
+    return value
+
+
 def _port(environ: Mapping[str, str]) -> int:
     value = environ.get("PORT") or "8000"
     if not value.isdecimal() or not 0 < int(value) < 65536:
@@ -256,6 +265,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
+        engine_walls=_choice(environ, "ENGINE_WALLS", ("auto", "require", "off")),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),

@@ -139,6 +139,16 @@ def test_a_gpu_says_who_holds_it(operator: Client, node: Node, instance: Instanc
     assert operator.get(reverse("ops")).context["gpus_free"] == 1
 
 
+@pytest.mark.parametrize("up", [True, False])
+def test_a_machine_says_whether_its_engines_are_kept_apart(
+    operator: Client, node: Node, up: bool
+) -> None:
+    Node.objects.update(walls={"up": up, "message": "This is how."})
+    page = operator.get(reverse("ops-node", args=[node.id])).content
+    assert b"This is how." in page
+    assert (b"No walls" in operator.get(reverse("ops")).content) is not up
+
+
 def test_a_machine_that_went_silent_is_out_of_reach(operator: Client, node: Node) -> None:
     Node.objects.update(seen_at=timezone.now() - timedelta(minutes=5))
     assert operator.get(reverse("ops")).context["nodes"][0]["tone"] == "danger"

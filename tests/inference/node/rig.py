@@ -32,11 +32,16 @@ class Rig:
         self.environment = {"MODELPORT_VLLM_COMMAND": command, **environment}
         self.provisioner = LocalProvisioner(home / "run" / "node.sock")
         self.process: subprocess.Popen[bytes] | None = None
+        self.python = sys.executable
+        self.user: int | None = None  # ours
 
     def start(self, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "inference.node", *options],
+            [self.python, "-m", "inference.node", *options],
             cwd=ROOT,
+            user=self.user,
+            group=self.user,
+            extra_groups=None if self.user is None else [],
             env={
                 "PATH": os.environ["PATH"],
                 "MODELPORT_HOME": str(self.home),
@@ -64,7 +69,8 @@ class Rig:
 
     def close(self) -> None:
         """Remove every replica, then the supervisor; fails if anything is left behind."""
-        assert self.process is not None
+        if self.process is None:
+            return
         if self.process.poll() is not None:
             self.start()
         handles = self.provisioner.list()
@@ -83,12 +89,13 @@ class Rig:
 
 
 @contextmanager
-def rig(command: str = FAKE_ENGINE, **environment: str) -> Iterator[Rig]:
+def rig(command: str = FAKE_ENGINE, *, begin: bool = True, **environment: str) -> Iterator[Rig]:
     """Not pytest's own folder: socket paths must be short."""
     home = Path(tempfile.mkdtemp(prefix="mpt-"))
     made = Rig(home, command, **environment)
-    made.start()
     try:
+        if begin:
+            made.start()
         yield made
         made.close()
     finally:
