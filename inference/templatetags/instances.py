@@ -3,6 +3,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 
 from inference import words
+from inference.doctor import Diagnosis, Remedy
 
 register = template.Library()
 
@@ -29,3 +30,15 @@ def event_title(reason: str) -> Promise | str:
 def translated(message: str) -> str:
     """A sentence that was stored in English, in the reader's language where it is known."""
     return gettext(message) if message else ""
+
+
+@register.filter
+def diagnosed(diagnosis: Diagnosis) -> str:
+    """What was wrong, in a sentence."""
+    return words.diagnosed(diagnosis)
+
+
+@register.filter
+def remedy_label(remedy: Remedy) -> str:
+    """What the button says."""
+    return words.remedy_label(remedy)

@@ -23,11 +23,12 @@ from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
 from billing import analytics
 from billing.models import UsageEvent
-from inference import reconciler, words
+from inference import attempts, reconciler, words
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, Replica
 from inference.provisioners.base import Unavailable
 from inference.reconciler.decision import ATTEMPTS
+from portal.lib.env import environment
 from portal.lib.ids import uuid7_floor
 from portal.lib.snippets import snippets
 
@@ -54,6 +55,9 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         return render(request, "inference/instance_head.html", head | {"polls": True})
     context = head | {
         "stages": _stages(instance),
+        "failure": attempts.failure(instance),
+        "remedies": attempts.remedies(instance),
+        "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
         "replica": replica,
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "usage": _last_day(instance),
@@ -140,7 +144,7 @@ def common(request: TenantRequest, instance: Instance, replica: Replica | None) 
         "deleting": instance.desired == Desired.DELETED,
         "runs": to_run and instance.state != InstanceState.FAILED,
         "sentence": words.sentence(instance),
-        "remedy": words.remedy(instance.reason, instance.state),
+        "remedy": words.remedy(instance.reason),
         "again_in": _seconds_until(instance),
         "attempt": instance.attempts + 1 if instance.attempts else 0,
         "attempts": ATTEMPTS,
