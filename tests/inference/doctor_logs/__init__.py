@@ -17,6 +17,7 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "unrecognized": (2, Code.BAD_SETTING, {}),
     "unknown_quantization": (1, Code.QUANTIZATION, {}),
     "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
+    "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
 }
 CUDA: dict[str, tuple[Code, dict[str, int]]] = {
