@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+from django.contrib.humanize.templatetags.humanize import intcomma
 from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from inference.doctor import Diagnosis, Remedy, without_paths
 from inference.engines import ENGINES
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, InstanceRevision
@@ -48,22 +50,6 @@ WAITING: dict[str, Promise] = {
     Reason.BACKEND_UNREACHABLE: _("It goes on by itself once that answers."),
     Reason.NODE_LOST: _("It starts again by itself once its machine is back."),
     Reason.PREEMPTED: _("It starts again by itself when it is its turn."),
-}
-# What a person can do about it.
-REMEDIES: dict[str, Promise] = {
-    Reason.INSUFFICIENT_CAPACITY: _(
-        "Stop another instance, or choose a smaller model or a shorter context."
-    ),
-    Reason.QUOTA_EXCEEDED: _("Ask the operator for a larger quota."),
-    Reason.IMAGE_ERROR: _(
-        "The engine could not be installed. Ask the operator to run “modelport doctor”, then start "
-        "the instance again."
-    ),
-    Reason.BAD_ARGUMENTS: _("Choose other settings or another model; the log says more."),
-    Reason.OUT_OF_MEMORY: _("Choose a shorter context, a smaller model, or more memory."),
-    Reason.LOAD_TIMEOUT: _("The machine may be busy. Start the instance again in a while."),
-    Reason.TIME_LIMIT: _("The cluster ended it. Start it again, or ask for a longer time limit."),
-    Reason.CRASHED: _("The log has the engine's last words. Start it again, or change a setting."),
 }
 EVENTS: dict[str, Promise] = {
     "requested": _("Requested"),
@@ -112,11 +98,25 @@ def sentence(instance: Instance) -> Promise | str:
     return SENTENCES.get(instance.state, "")
 
 
-def remedy(reason: str, state: str) -> Promise | str:
-    """What happens by itself, or what a person can do; empty where there is nothing to say."""
-    if state == InstanceState.FAILED:
-        return REMEDIES.get(reason, "")
+def remedy(reason: str) -> Promise | str:
+    """What happens by itself; empty where there is nothing to say."""
     return WAITING.get(reason, "")
+
+
+def diagnosed(diagnosis: Diagnosis) -> str:
+    """What was wrong, in a sentence."""
+    if diagnosis.said:
+        return without_paths(gettext(diagnosis.said))
+    return gettext(diagnosis.sentence) % _shown(diagnosis.facts)
+
+
+def remedy_label(remedy: Remedy) -> str:
+    """What its button says."""
+    return gettext(remedy.label) % _shown(remedy.figures)
+
+
+def _shown(figures: Mapping[str, int | str]) -> dict[str, str]:
+    return {name: intcomma(figure) for name, figure in figures.items()}
 
 
 def settings_in_words(engine: str, chosen: Mapping[str, object]) -> list[tuple[str, object]]:

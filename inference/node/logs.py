@@ -5,6 +5,7 @@ from pathlib import Path
 from inference.provisioners.base import LogChunk
 
 TAIL_LINES = 40
+LAST_WORDS = 65_536  # bytes; causes stand well before the end, where parents mourn their children
 
 
 def read(folder: Path, offset: int | None, limit: int) -> LogChunk:
@@ -27,6 +28,11 @@ def read(folder: Path, offset: int | None, limit: int) -> LogChunk:
 def tail(folder: Path) -> list[str]:
     """The last lines."""
     return read(folder, None, 16384).text.splitlines()[-TAIL_LINES:]
+
+
+def last_words(folder: Path) -> list[str]:
+    """As much of the end as a diagnosis wants."""
+    return read(folder, None, LAST_WORDS).text.splitlines()
 
 
 def _base(folder: Path) -> int:

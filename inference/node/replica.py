@@ -336,8 +336,7 @@ class Replica:
         if self.record.shim and self.record.shim.boot != processes.boot_id():
             raise Failure(Reason.NODE_LOST, "The machine was restarted.")
         code = self._exit_code()
-        tail = logs.tail(self.folder)
-        diagnosis = doctor.diagnose(code, tail)
+        diagnosis = doctor.diagnose(code, logs.last_words(self.folder))
         self.record.exit_code = code
         self._exited(Reason(diagnosis.reason), diagnosis.message)
 

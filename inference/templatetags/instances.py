@@ -3,6 +3,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 
 from inference import words
+from inference.doctor import Diagnosis, Remedy
 
 register = template.Library()
 
@@ -41,3 +42,15 @@ def seconds(count: int) -> str:
     if minutes:
         return gettext("%(minutes)d min %(seconds)d s") % {"minutes": minutes, "seconds": rest}
     return gettext("%(seconds)d s") % {"seconds": rest}
+
+
+@register.filter
+def diagnosed(diagnosis: Diagnosis) -> str:
+    """What was wrong, in a sentence."""
+    return words.diagnosed(diagnosis)
+
+
+@register.filter
+def remedy_label(remedy: Remedy) -> str:
+    """What the button says."""
+    return words.remedy_label(remedy)

@@ -20,13 +20,14 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import headline, insights, reconciler, words
+from inference import attempts, headline, insights, reconciler, words
 from inference.headline import Number
 from inference.insights import Range
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance, Replica, SloTarget
 from inference.provisioners.base import Unavailable
 from inference.reconciler.decision import ATTEMPTS
+from portal.lib.env import environment
 from portal.lib.snippets import snippets
 
 LOG_SHOWN = 65_536  # bytes of log that a page shows; a filter and the download have all of it
@@ -52,6 +53,9 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         return render(request, "inference/instance_head.html", head | {"polls": True})
     context = head | {
         "stages": _stages(instance),
+        "failure": attempts.failure(instance),
+        "remedies": attempts.remedies(instance),
+        "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
         "replica": replica,
         "replicas": instance.replicas.exclude(state=Replica.State.GONE).order_by("index", "id"),
         "settings": words.settings_in_words(instance.engine, instance.settings),
@@ -144,7 +148,7 @@ def common(request: TenantRequest, instance: Instance, replica: Replica | None) 
         "sleeps": instance.desired == Desired.ASLEEP,
         "rolling": to_run and replica is not None and replica.generation != instance.generation,
         "sentence": words.sentence(instance),
-        "remedy": words.remedy(instance.reason, instance.state),
+        "remedy": words.remedy(instance.reason),
         "again_in": _seconds_until(instance),
         "attempt": instance.attempts + 1 if instance.attempts else 0,
         "attempts": ATTEMPTS,

@@ -1,6 +1,13 @@
 from django.urls import path
 
-from inference.views import instance, instance_settings, instances, metrics, revisions
+from inference.views import (
+    instance,
+    instance_settings,
+    instances,
+    metrics,
+    remedies,
+    revisions,
+)
 
 ONE = "instances/<uuid:instance_id>/"
 
@@ -16,5 +23,7 @@ urlpatterns = [
     path(f"{ONE}settings/schedule/", instance_settings.schedule, name="instance-schedule"),
     path(f"{ONE}revisions/", revisions.index, name="instance-revisions"),
     path(f"{ONE}revisions/<int:number>/restore/", revisions.restore, name="instance-restore"),
+    path(f"{ONE}attempts/", remedies.index, name="instance-attempts"),
+    path(f"{ONE}remedy/", remedies.apply, name="instance-remedy"),
     path(f"{ONE}<slug:verb>/", instances.act, name="instance-act"),
 ]

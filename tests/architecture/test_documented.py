@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from inference.doctor import Code
 from portal.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,3 +26,9 @@ def test_each_variable_is_explained(variable: str) -> None:
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_each_command_is_explained(command: str) -> None:
     assert f"`modelport {command}" in OPERATE
+
+
+@pytest.mark.parametrize("code", sorted(Code))
+def test_each_failure_of_a_start_is_explained(code: Code) -> None:
+    section = OPERATE.split("## When a start fails")[1].split("\n## ")[0]
+    assert f"| `{code}` |" in section

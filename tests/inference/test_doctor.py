@@ -2,41 +2,81 @@ import signal
 
 import pytest
 
-from inference.doctor import diagnose
+from inference.doctor import FINDINGS, Code, diagnose, without_paths
 from inference.provisioners.base import Reason
+from tests.inference.doctor_logs import CUDA, REAL, read
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_log_tells_what_was_wrong(name: str) -> None:
+    code, expected, facts = REAL[name]
+
+    diagnosis = diagnose(code, read(name))
+
+    assert diagnosis.code == expected
+    assert facts.items() <= dict(diagnosis.facts).items()
+
+
+@pytest.mark.parametrize("name", CUDA)
+def test_a_gpus_failure_is_told_from_the_engines_own_texts(name: str) -> None:
+    expected, facts = CUDA[name]
+
+    diagnosis = diagnose(1, read(name))
+
+    assert diagnosis.code == expected
+    assert facts.items() <= dict(diagnosis.facts).items()
 
 
 @pytest.mark.parametrize(
-    ("line", "reason", "word"),
+    ("message", "reason", "code"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", "out_of_memory", "GPU"),
         (
-            "ValueError: To serve at least one request with the models's max seq len (131072), "
-            "(16.00 GiB KV cache is needed, which is larger than the available KV cache memory",
-            "bad_arguments",
-            "shorter",
+            "acme/llama is gated: accept its licence on the hub, and give the organization a hub "
+            "token that may read it.",
+            Reason.BAD_ARGUMENTS,
+            Code.GATED,
         ),
         (
-            "User-specified max_model_len (9999) is greater than the derived max_model_len (512)",
-            "bad_arguments",
-            "model's own",
+            "The hub has no model acme/llama, or the organization's hub token may not see it.",
+            Reason.BAD_ARGUMENTS,
+            Code.NO_ACCESS,
         ),
         (
-            "ValueError: Model architectures ['AbacusForCausalLM'] are not supported for now.",
-            "bad_arguments",
-            "architecture",
+            "The model wants to run code of its own (auto_map), which is refused here.",
+            Reason.BAD_ARGUMENTS,
+            Code.NEEDS_CODE,
         ),
-        ("Please pass the argument `trust_remote_code=True`", "bad_arguments", "code of its own"),
-        ("OSError: [Errno 28] No space left on device", "insufficient_capacity", "disk"),
-        ("RuntimeError: The NVIDIA driver on your system is too old", "image_error", "driver"),
-        ("api_server.py: error: unrecognized arguments: --abacus", "bad_arguments", "settings"),
-        ("ModuleNotFoundError: No module named 'vllm'", "image_error", "Install"),
+        (
+            "The weights are not in safetensors format. Other formats can hide code and are "
+            "refused.",
+            Reason.BAD_ARGUMENTS,
+            Code.UNSAFE_WEIGHTS,
+        ),
+        (
+            "The model needs 16.1 GB more on the disk of /models, which has 2.0 GB free.",
+            Reason.INSUFFICIENT_CAPACITY,
+            Code.DISK,
+        ),
+        (
+            "The Hugging Face hub does not answer. The download goes on where it stopped when the "
+            "network is back.",
+            Reason.BACKEND_UNREACHABLE,
+            Code.DOWNLOAD,
+        ),
+        ("All GPUs are taken.", Reason.INSUFFICIENT_CAPACITY, Code.NO_ROOM),
+        ("The machine was restarted.", Reason.NODE_LOST, Code.NODE_LOST),
+        ("Not ready in time.", Reason.LOAD_TIMEOUT, Code.LOAD_TIMEOUT),
+        ("Whatever it was.", Reason.IMAGE_ERROR, Code.ENVIRONMENT),
     ],
 )
-def test_a_known_sign_becomes_a_reason_and_a_sentence(line: str, reason: str, word: str) -> None:
-    diagnosis = diagnose(1, ["INFO starting", line, "INFO bye"])
+def test_what_a_place_said_itself_is_understood(message: str, reason: str, code: Code) -> None:
+    assert diagnose(None, [], reason=reason, message=message).code == code
 
-    assert diagnosis.reason == reason and word in diagnosis.message
+
+def test_an_engine_that_took_too_long_has_no_other_fault() -> None:
+    warned = ["ModuleNotFoundError: No module named 'abacus', so it is not used"]
+
+    assert diagnose(-9, warned, reason=Reason.LOAD_TIMEOUT).code == Code.LOAD_TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -48,7 +88,26 @@ def test_without_a_sign_the_exit_code_speaks(code: int | None, word: str) -> Non
     assert diagnosis.reason == "crashed" and word in diagnosis.message
 
 
-def test_every_reason_is_of_the_closed_set() -> None:
-    from_signs = {diagnose(1, [text]).reason for text in ("MemoryError", "ImportError", "")}
+def test_the_arguments_that_a_healthy_engine_prints_are_no_sign() -> None:
+    printed = ["Initializing a V1 LLM engine with config: trust_remote_code=False, dtype=bfloat16"]
 
-    assert from_signs <= {str(reason) for reason in Reason}
+    assert diagnose(-signal.SIGKILL, printed).code == Code.KILLED
+
+
+def test_every_code_has_a_reason_of_the_closed_set_and_a_sentence() -> None:
+    assert set(FINDINGS) == set(Code)
+    for finding in FINDINGS.values():
+        assert finding.reason in set(Reason) and finding.sentence.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('  File "/srv/engines/vllm/config/model.py", line 3', '  File "…/model.py", line 3'),
+        ("loading /data/models/qwen", "loading …/qwen"),
+        ("see https://docs.vllm.ai/en/latest/usage/", "see https://docs.vllm.ai/en/latest/usage/"),
+        ("model Qwen/Qwen3-8B at 3/4", "model Qwen/Qwen3-8B at 3/4"),
+    ],
+)
+def test_tenants_do_not_see_where_things_lie(line: str, shown: str) -> None:
+    assert without_paths(line) == shown

@@ -76,7 +76,7 @@ def test_a_failed_start_says_what_to_do(alice_client: Client, instance: Instance
     Instance.objects.update(state="failed", reason="out_of_memory", message="It died.", attempts=3)
     page = alice_client.get(instance.get_absolute_url()).content.decode()
     assert "It died." in page
-    assert "Choose a shorter context" in page
+    assert "choose a smaller model" in page
     assert f"/o/acme/instances/{instance.id}/start/" in page
 
 

@@ -1,0 +1,37 @@
+"""Logs of engines that failed, as `tests.inference.provoking` had them, cut to what is near.
+
+Those of GPUs are put together from the texts in the engine's source; their first lines cite it.
+"""
+
+from pathlib import Path
+
+from inference.doctor import Code
+
+# The exit code, what is to be found, and the figures read.
+REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
+    "own_context": (1, Code.OWN_CONTEXT, {"wanted": 9999, "own_context": 2048}),
+    "unknown_architecture": (1, Code.UNKNOWN_ARCHITECTURE, {}),
+    "unknown_model_type": (1, Code.UNKNOWN_ARCHITECTURE, {}),
+    "needs_code": (1, Code.NEEDS_CODE, {}),
+    "heads": (1, Code.HEADS, {"heads": 4, "gpus": 3}),
+    "unrecognized": (2, Code.BAD_SETTING, {}),
+    "unknown_quantization": (1, Code.QUANTIZATION, {}),
+    "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
+    "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
+    "damaged_environment": (1, Code.ENVIRONMENT, {}),
+}
+CUDA: dict[str, tuple[Code, dict[str, int]]] = {
+    "cuda_weights": (Code.GPU_MEMORY, {}),
+    "cuda_kv_nothing": (Code.KV_NOTHING, {}),
+    "cuda_busy": (Code.GPU_BUSY, {"free_mib": 31324, "total_mib": 81101}),
+    "cuda_kv_space": (Code.KV_SPACE, {"max_context": 24_688, "wanted": 131_072}),
+    "cuda_driver": (Code.DRIVER, {}),
+    "cuda_none": (Code.DRIVER, {}),
+    "cuda_bfloat16": (Code.NUMBER_FORMAT, {}),
+    "cuda_quantization": (Code.QUANTIZATION, {}),
+    "cuda_world_size": (Code.TOO_MANY_GPUS, {"wanted": 8, "gpus": 2}),
+}
+
+
+def read(name: str) -> list[str]:
+    return (Path(__file__).parent / f"{name}.log").read_text().splitlines()
