@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 
 SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
 MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail", "filemail", "dummymail")
+LONGEST_WAIT = 3600  # seconds; after that a gateway ends any request
 LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
 
 
@@ -46,6 +47,7 @@ class Environment:
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
+    wake_wait: int  # seconds that a request waits for an instance to wake
     access_log: str  # a path, "-" for standard output, empty for none
 
     @property
@@ -173,6 +175,13 @@ def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     raise EnvironmentProblem(f"{name} is {value!r}; write 1 or 0.")
 
 
+def _seconds(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or not 0 < int(value) <= LONGEST_WAIT:
+        raise EnvironmentProblem(f"{name} is {value!r}; write seconds from 1 to {LONGEST_WAIT}.")
+    return int(value)
+
+
 def _port(environ: Mapping[str, str]) -> int:
     value = environ.get("PORT") or "8000"
     if not value.isdecimal() or not 0 < int(value) < 65536:
@@ -223,6 +232,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         ),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
+        wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )
