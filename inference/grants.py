@@ -14,10 +14,12 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import gethostname
+from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -31,6 +33,7 @@ from inference.gateway.leases import (
     Hello,
     Recall,
     Take,
+    Wake,
     framed,
     read_message,
 )
@@ -44,6 +47,7 @@ KEEP_AFTER = 120.0  # seconds after a window's end, for clocks that differ
 BEAT = 0.25  # seconds between looks at what other machines want of our claims
 PATIENCE = 0.7  # seconds for other machines to let go of what they do not use
 
+Waker = Callable[[UUID], object]  # blocks
 _decode = msgspec.msgpack.Decoder(FromGateway).decode
 
 
@@ -99,8 +103,10 @@ class Pool:
 class Grants:
     """All pools, and who is connected. Lives on one event loop."""
 
-    def __init__(self, arbiter: Arbiter) -> None:
+    def __init__(self, arbiter: Arbiter, wake: Waker) -> None:
         self._arbiter = arbiter
+        self._wake = wake
+        self._waking: set[bytes] = set()  # instances whose turn to be woken it is
         self._pools: dict[tuple[bytes, int], Pool] = {}
         self._gateways: set[Gateway] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -136,6 +142,23 @@ class Grants:
                 pool_given = self._pools.get((limit_id, start))
                 if pool_given is not None:
                     self._given(pool_given, gateway, units)
+            case Wake(instance_id):
+                if instance_id not in self._waking:
+                    self._waking.add(instance_id)
+                    self._keep(self._wake_up(instance_id))
+
+    async def _wake_up(self, instance_id: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._wake, UUID(bytes=instance_id))
+        except Exception:  # whatever it was: who waits for it asks again
+            log.exception("an instance could not be woken")
+        finally:
+            self._waking.discard(instance_id)
+
+    def _keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _pool(self, limit_id: bytes, start: int, end: float) -> Pool:
         pool = self._pools.get((limit_id, start))
@@ -167,9 +190,7 @@ class Grants:
         if pool.busy:
             return
         pool.busy = True
-        task = asyncio.get_running_loop().create_task(self._serve(pool))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._keep(self._serve(pool))
 
     async def _serve(self, pool: Pool) -> None:
         """Grant who wants, in the order in which they asked; ask others back where it is scarce."""
@@ -333,9 +354,9 @@ def machine_of(socket: Path) -> UUID:
     return uuid5(NAMESPACE_URL, f"{gethostname()} {started} {socket}")
 
 
-async def serve(socket: Path, database: str, stop: threading.Event) -> None:
+async def serve(socket: Path, database: str, wake: Waker, stop: threading.Event) -> None:
     """Answer the gateways of this machine until asked to stop."""
-    grants = Grants(Arbiter(database, machine_of(socket)))
+    grants = Grants(Arbiter(database, machine_of(socket)), wake)
     server = await asyncio.start_unix_server(grants.welcome, path=str(socket))
     tidying, heeding = asyncio.create_task(grants.tidy()), asyncio.create_task(grants.heed())
     try:
@@ -348,7 +369,7 @@ async def serve(socket: Path, database: str, stop: threading.Event) -> None:
         await grants.close()
 
 
-def in_thread(socket: Path, database: str, stop: threading.Event) -> threading.Thread:
+def in_thread(socket: Path, database: str, wake: Waker, stop: threading.Event) -> threading.Thread:
     """`serve` in a thread of its own, beside the shipping of journals."""
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket.unlink(missing_ok=True)  # of a meter that was killed; the meter's lock is ours
@@ -356,7 +377,7 @@ def in_thread(socket: Path, database: str, stop: threading.Event) -> threading.T
     def run() -> None:
         while not stop.is_set():
             try:
-                asyncio.run(serve(socket, database, stop))
+                asyncio.run(serve(socket, database, wake, stop))
             except Exception:  # limits must not stay without their meter
                 log.exception("grants of limits begin anew")
                 stop.wait(1)

@@ -22,6 +22,7 @@ from billing.usage_record import Admit, Checkpoint, Final, settle
 from inference import grants
 from inference.gateway import journal
 from inference.gateway.machine import REFUSED, mark_shipped
+from inference.wake import wake
 
 log = logging.getLogger(__name__)
 
@@ -160,12 +161,13 @@ def only_meter(folder: Path, stop: threading.Event) -> Iterator[bool]:
 def run(stop: threading.Event, folder: Path, socket: Path, database: str) -> None:
     """Ship until asked to stop, then once more, so that a clean stop leaves nothing behind.
 
-    Beside it gateways are granted their leases of limits, over the socket.
+    Beside it gateways are granted their leases of limits, and may have instances woken, over the
+    socket.
     """
     with only_meter(folder, stop) as mine:
         if not mine:
             return
-        granting = grants.in_thread(socket, database, stop)
+        granting = grants.in_thread(socket, database, wake, stop)
         meter = Meter(folder)
         wait = INTERVAL
         prepared = False

@@ -184,6 +184,10 @@ class Link {
       answer.delta(message);
       return;
     }
+    if (message.t === "wait") {
+      answer.wait(message);
+      return;
+    }
     this.live.delete(message.id);
     if (message.t === "end") answer.end(message);
     else answer.fail(message);
@@ -204,7 +208,13 @@ class Answer {
     this.stats.textContent = text.waiting;
     follow();
   }
+  /** Its instance sleeps: say what it does to wake, and how long that takes. */
+  wait({ message }) {
+    this.stats.textContent = message;
+    $("say").textContent = message;
+  }
   delta({ s, r }) {
+    this.stats.textContent = text.waiting;
     if (r) {
       this.reasoning.hidden = false;
       this.reasoning.querySelector("p").textContent += r;

@@ -300,8 +300,10 @@ class GatewayProtocol(asyncio.Protocol):
                 self._refuse(Refusal(408, "The request did not arrive in time."))
 
     def drain(self) -> None:
-        """No further request; the one under way is finished."""
+        """No further request; the one under way is finished, unless it has not begun."""
         self.last = True
+        if self.current is not None:
+            self.current.drain()
         if self.idle:
             self.close()
 

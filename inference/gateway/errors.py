@@ -87,8 +87,14 @@ def body(
 
 def event(status: int, message: str, *, code: str | None = None, shape: Shape = "openai") -> bytes:
     """The event that ends a stream by an error."""
+    return as_event(body(status, message, code=code, shape=shape), shape)
+
+
+def as_event(raw: bytes, shape: Shape = "openai") -> bytes:
+    """An error's body as the event that ends a stream."""
     name = b"event: error\n" if shape == "anthropic" else b""
-    return name + b"data: " + body(status, message, code=code, shape=shape) + b"\n\n"
+    lines = b"".join(b"data: %b\n" % line for line in raw.splitlines())
+    return name + lines + b"\n"
 
 
 def of_engine(status: int, raw: bytes, shape: Shape = "openai") -> bytes:

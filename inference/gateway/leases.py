@@ -1,4 +1,4 @@
-"""The way from a gateway process to the meter of its machine, for leases of limits.
+"""The way from a gateway process to the meter of its machine: for leases of limits, and to wake.
 
 Over the Unix socket `run/meter.sock`: each message is its length (u32, little-endian) and a struct
 of this module in MessagePack. The meter's side is `inference/grants.py`. With the meter away the
@@ -74,7 +74,13 @@ class Calm(msgspec.Struct, array_like=True, tag="c"):
     limit_id: bytes
 
 
-FromGateway = Hello | Take | Give
+class Wake(msgspec.Struct, array_like=True, tag="W"):
+    """A request waits for this instance, which sleeps."""
+
+    instance_id: bytes
+
+
+FromGateway = Hello | Take | Give | Wake
 FromMeter = Granted | Recall | Calm
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(FromMeter).decode
@@ -111,6 +117,11 @@ class Leases:
 
     def give(self, lease: Lease, units: int) -> None:
         self._send(Give(lease.limit.id, lease.start, units))
+
+    def wake(self, instance_id: bytes) -> bool:
+        """Ask for an instance that sleeps; whether the meter is there to hear it."""
+        self._send(Wake(instance_id))
+        return self._writer is not None
 
     def later(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
         return self._loop.call_later(seconds, call).cancel

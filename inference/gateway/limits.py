@@ -11,10 +11,10 @@ and put right at the end; money is counted at the end: both may go beyond by wha
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from billing.pricing import cost
 from billing.usage_record import Usage
@@ -359,7 +359,7 @@ class Limiter:
 
     def _pump(self, lease: Lease) -> None:
         """Let in whoever waits and has room now; refuse those for whom there is no more."""
-        for entry in _in_turn(lease):
+        for entry in in_turn(lease.waiting, lease.turns):
             if entry not in lease.waiting:
                 continue  # who was let in before has ended it
             short = self._short(entry)
@@ -467,17 +467,28 @@ def _is_slot(lease: Lease) -> bool:
     return lease.is_slots and lease.limit.scope == "instance"
 
 
-def _in_turn(lease: Lease) -> list[Entry]:
-    """Keys take turns; the requests of one key keep their order."""
-    lines: dict[bytes, deque[Entry]] = {}
-    for entry in lease.waiting:
+class Waiting(Protocol):
+    """Whoever waits."""
+
+    @property
+    def key_id(self) -> bytes: ...
+
+
+Someone = TypeVar("Someone", bound=Waiting)
+
+
+def in_turn(waiting: Iterable[Someone], had: Mapping[bytes, None]) -> list[Someone]:
+    """Keys take turns; the requests of one key keep their order. `had` are keys that had theirs."""
+    lines: dict[bytes, deque[Someone]] = {}
+    everybody = list(waiting)
+    for entry in everybody:
         lines.setdefault(entry.key_id, deque()).append(entry)
     if len(lines) < 2:
-        return list(lease.waiting)
+        return everybody
     # Who had no turn yet comes first, then who had one longest ago.
-    order = [key_id for key_id in lines if key_id not in lease.turns]
-    order += [key_id for key_id in lease.turns if key_id in lines]
-    turns: list[Entry] = []
+    order = [key_id for key_id in lines if key_id not in had]
+    order += [key_id for key_id in had if key_id in lines]
+    turns: list[Someone] = []
     while order:
         turns += [lines[key_id].popleft() for key_id in order]
         order = [key_id for key_id in order if lines[key_id]]

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import msgspec
 
 from inference.gateway.errors import no_such_model
-from inference.gateway.router import allowed
+from inference.gateway.router import allowed, sleeps
 from inference.gateway.tables import Instance, Key, Route
 
 MAX_NAME = 64  # characters of a name that an error repeats
@@ -36,9 +36,10 @@ def _models(tables: Tables, key: Key) -> list[dict[str, Any]]:
     # An instance's name wins over a route's, here as for calls.
     return routes + [
         _model(instance.name, instance.created_at.timestamp())
-        | {"max_model_len": instance.replicas[0].context_length}
+        | {"max_model_len": instance.replicas[0].context_length if instance.replicas else None}
         for instance in tables.of_organization(key.organization_id)
-        if instance.replicas and instance.wanted and allowed(key, instance.name)
+        if (instance.replicas and instance.wanted or sleeps(instance))
+        and allowed(key, instance.name)
     ]
 
 

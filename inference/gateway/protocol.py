@@ -2,6 +2,8 @@
 
     head → path → key → body → ways → limits → ADMIT → engine → relay → FINAL on disk → last bytes
 
+Where all ways lead to instances that sleep it is `held` before its limits until one has woken.
+
 All in callbacks on the connection's loop. What is awaited, each in a task of its own and off the
 usual path: a connection that must be opened, a key that is not known yet, a count by the engine's
 tokenizer where its answer told none.
@@ -29,14 +31,17 @@ from inference.gateway import (
     router,
     tokenizer,
     usage,
+    waking,
 )
-from inference.gateway.bill import NOBODY, NOTHING, Bill, Then
+from inference.gateway.auth import WRONG
+from inference.gateway.bill import NOBODY, NOTHING, Then
 from inference.gateway.errors import Refusal
 from inference.gateway.events import EventRelay
+from inference.gateway.held import Held
 from inference.gateway.limits import Permit
 from inference.gateway.relay import BrokenStream, Relay
 from inference.gateway.request import Parsed, parse
-from inference.gateway.router import Choice
+from inference.gateway.router import Asleep, Choice
 from inference.gateway.tables import Instance, Key, Provider, Replica
 from inference.gateway.tracing import sound
 
@@ -56,7 +61,7 @@ BROKE_OFF = "The instance failed while it was answering."
 NO_ANSWER = "The instance does not answer. Try again in a moment."
 
 
-class Exchange(Bill):
+class Exchange(Held):
     """One request and its answer."""
 
     __slots__ = (
@@ -205,22 +210,59 @@ class Exchange(Bill):
             self._go()
             return
         parsed = self._parsed = parse(endpoint, self.take_body())
+        self._choose(key, parsed)
+
+    def _choose(self, key: Key, parsed: Parsed) -> None:
+        """Raises Refusal."""
         try:
-            self._choices = router.plan(tables, key, parsed.model, endpoint, random)
+            self._choices = router.plan(
+                self.runtime.snapshot, key, parsed.model, self.call.endpoint, random
+            )
             if parsed.background or parsed.needs_kept:
                 self._choices = router.that_keep(self._choices)
+        except Asleep as asleep:
+            self._wait_for(asleep.instance, key, parsed)
         except Refusal as refusal:
-            instance = tables.instances.get((key.organization_id, parsed.model))
-            if instance is None or not router.allowed(key, parsed.model):
-                raise
-            self._refuse_booked(refusal, key, instance)
+            self._refuse_booked(refusal, key, parsed)
         else:
             self._go()
 
-    def _refuse_booked(self, refusal: Refusal, key: Key, instance: Instance) -> None:
-        """Their instance cannot take it: that is a row for its owner to see."""
-        parsed = self._parsed
-        if parsed is None or self.call.kind != "generate":
+    def _wait_for(self, instance: Instance, key: Key, parsed: Parsed) -> None:
+        try:
+            self.hold(instance, key, parsed.size)
+        except Refusal as refusal:
+            self._refuse_booked(refusal, key, parsed)
+
+    def go_on(self) -> None:
+        key, parsed = self.runtime.snapshot.key(self.digest), self._parsed
+        self._deadline = time.monotonic() + FIRST_BYTE_TIMEOUT
+        try:
+            if key is None or parsed is None:  # it was revoked meanwhile
+                raise errors.invalid_key(WRONG)
+            self.key = key
+            self._choose(key, parsed)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except Exception:
+            log.exception("a request that was held could not go on")
+            self._give_up()
+
+    def end_held(self, refusal: Refusal) -> None:
+        self.let_go()
+        try:
+            if self.key is not None and self._parsed is not None:
+                self._refuse_booked(refusal, self.key, self._parsed)
+        except Refusal:
+            self.refuse(refusal)
+
+    def _refuse_booked(self, refusal: Refusal, key: Key, parsed: Parsed) -> None:
+        """Their instance cannot take it: that is a row for its owner to see. Else raises it."""
+        instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
+        if (
+            instance is None
+            or not router.allowed(key, parsed.model)
+            or self.call.kind != "generate"
+        ):
             raise refusal
         self.admit(key, instance.id, NOBODY, parsed.model, parsed.stream, instance.price)
         self._end_refused(refusal, Outcome.REFUSED)
@@ -247,8 +289,8 @@ class Exchange(Bill):
             limits = key.limits + limits
         if limits and parsed is not None and key is not None:
             queue = None
-            if instance is not None and instance.queue_size:
-                queue = (instance.queue_size, instance.queue_seconds)
+            if instance is not None and (instance.queue_size or self._held_since):
+                queue = self._queue_of(instance)
             most = (parsed.most_tokens or 0) * parsed.n
             try:
                 permit = self.runtime.limiter.enter(
@@ -268,6 +310,13 @@ class Exchange(Bill):
             self._let_in(permit)
         self._entered = self._at
         return True
+
+    def _queue_of(self, instance: Instance) -> tuple[int, int]:
+        """How many may wait for a slot of it, for how many seconds. Of those who woke it all."""
+        if not self._held_since:
+            return instance.queue_size, instance.queue_seconds
+        size = max(instance.queue_size, waking.AT_LEAST * self.runtime.leases.processes)
+        return size, max(instance.queue_seconds, self.runtime.wake_wait)
 
     def _other_way(self, refusal: Refusal) -> bool:
         """Whether an instance that is full leaves another way to go."""
@@ -563,10 +612,10 @@ class Exchange(Bill):
             # The engine closed an idle connection just as we used it: nothing had begun.
             self._retried = True
             self._send(fresh=True)
-        elif self._relay is not None and self.response_started:
-            self._cut_off(self._relay)
         elif not answered:
             self._try_elsewhere(502, BROKE_OFF)
+        elif self._relay is not None and self.response_started:
+            self._cut_off(self._relay)
         else:
             self._fail(502, BROKE_OFF)
 
@@ -655,6 +704,8 @@ class Exchange(Bill):
             self._task.cancel()
         if self._waits:
             self.runtime.limiter.forget(self._permitted)
+        if self._waiter is not None:
+            self.let_go()
         self.take_body()
         self._hang_up()
         if self.ended:
@@ -663,6 +714,10 @@ class Exchange(Bill):
 
     def look(self, now: float) -> None:
         """Called each second while it is under way."""
+        if self._waiter is not None:
+            stream = self._parsed is not None and self._parsed.stream
+            self.look_held(self._waiter, now, stream=stream)
+            return
         if self._spoke:
             self._spoke = False
             self._deadline = now + STALL_TIMEOUT
@@ -715,6 +770,9 @@ class Exchange(Bill):
         self._release()
 
     def _send_whole(self) -> None:
+        if self.response_started:  # it was held, and its client has been told so in a stream
+            self.write_late(self._tail)
+            return
         extra = b"Retry-After: %b\r\n" % self._retry_after if self._retry_after else b""
         self.write_whole(self._engine_status, self._tail, extra)
 

@@ -62,6 +62,11 @@ class Parsed:
         self._body = body
         self._fields = fields
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self._body)
+
     def body_for(self, model: str, *, provider: bool = False) -> bytes:
         """The body for whoever knows the model by this name.
 

@@ -53,6 +53,19 @@ class Tables(Protocol):
     def providers(self) -> Mapping[bytes, Provider]: ...
 
 
+class Asleep(Refusal):
+    """The instance sleeps or wakes: a request may wait for it."""
+
+    def __init__(self, instance: Instance) -> None:
+        super().__init__(
+            503,
+            f"The instance `{instance.name}` is waking up.",
+            code="instance_not_ready",
+            retry_after=RETRY_AFTER,
+        )
+        self.instance = instance
+
+
 class Choice(msgspec.Struct):
     """One way that a request may go."""
 
@@ -107,6 +120,8 @@ def _ways(tables: Tables, route: Route, endpoint: str, draw: Callable[[], float]
         else:
             refusals.append(refusal)
     if not ways:
+        # One that may be waited for comes before those that may not.
+        refusals.sort(key=lambda refusal: not isinstance(refusal, Asleep))
         raise refusals[0] if refusals else _leads_nowhere(route.name)
     return ways
 
@@ -138,6 +153,15 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
         return _not_offered(instance.name, endpoint)
     if instance.replicas and instance.wanted:
         return None
+    if sleeps(instance):
+        return Asleep(instance)
+    if instance.failure:
+        return Refusal(
+            503,
+            f"The instance `{instance.name}` could not start: {instance.failure}",
+            code="instance_failed",
+            headers=b"X-Should-Retry: false\r\n",
+        )
     state = WORDS.get(instance.state, "is not ready yet")
     if not instance.wanted and instance.state == "ready":
         state = WORDS["stopping"]
@@ -147,6 +171,11 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
         code="instance_not_ready",
         retry_after=RETRY_AFTER,
     )
+
+
+def sleeps(instance: Instance) -> bool:
+    """Whether a request may wait for it, because it sleeps or is on its way up from there."""
+    return instance.waited_for and not (instance.replicas and instance.wanted)
 
 
 def _not_offered(model: str, endpoint: str) -> Refusal:

@@ -109,7 +109,7 @@ COUNTERS = {
 GAUGES = {
     "connections": "Connections of clients.",
     "open_requests": "Requests whose usage is not closed in the journal.",
-    "waiting": "Requests that wait for their turn.",
+    "waiting": "Requests that wait for their turn, or for an instance to wake.",
     "open_breakers": "Replicas and providers that are left alone after failures.",
     "snapshot_age_seconds": "Since the tables were read in full.",
 }

@@ -31,6 +31,7 @@ from inference.gateway.snapshot import Snapshot
 from inference.gateway.tables import Provider, Replica
 from inference.gateway.tracing import tracer
 from inference.gateway.upstream import Pool
+from inference.gateway.waking import Waking
 from portal.lib.env import Environment
 from portal.lib.processes import die_with_parent
 
@@ -61,6 +62,9 @@ class GatewayRuntime:
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
         self.leases = Leases(env.meter_socket, self.loop)
         self.limiter = self.leases.limiter
+        self.waking = Waking(self.snapshot, self.leases.wake, time.time)
+        self.snapshot.on_change = self.waking.changed
+        self.wake_wait = env.wake_wait
         self.connections: set[GatewayProtocol] = set()
         self.draining = False
         self.buffered = 0  # bytes of requests' bodies in memory
@@ -139,7 +143,7 @@ class GatewayRuntime:
             {
                 "connections": len(self.connections),
                 "open_requests": self.journal.open_requests,
-                "waiting": self.limiter.waiting,
+                "waiting": self.limiter.waiting + self.waking.waiting,
                 "open_breakers": sum(where.open_until > now for where in asked),
                 "snapshot_age_seconds": now - self.snapshot.loaded_at,
             },
@@ -190,6 +194,7 @@ class GatewayRuntime:
                 connection.look(now)
             self._forget_pools()
             self.limiter.forget_old()
+            self.waking.look()
             metrics.BOOK.forget(self.snapshot.instances_by_id)
             if self.access is not None:
                 self.access.write()

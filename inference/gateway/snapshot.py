@@ -8,7 +8,7 @@ known state goes on serving.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -51,8 +51,14 @@ _KEYS = """
 """
 _INSTANCES = """
     SELECT id, organization_id, name, engine, settings, state, desired, created_at,
-        queue_size, queue_seconds
-    FROM inference_instance WHERE deleted_at IS NULL AND desired <> 'deleted'
+        queue_size, queue_seconds, sleep_after_minutes IS NOT NULL AND approval IN ('', 'granted'),
+        CASE WHEN state = 'failed' AND attempts > 0 THEN message ELSE '' END,
+        stage, typical_start_seconds, CASE WHEN state <> 'ready' AND desired = 'running' THEN (
+            SELECT max(e.at) FROM inference_instanceevent e
+            WHERE e.instance_id = i.id AND e.generation = i.generation
+                AND e.reason = 'wake_requested'
+        ) END
+    FROM inference_instance i WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
     SELECT id, instance_id, address, context_length FROM inference_replica
@@ -105,6 +111,7 @@ class Snapshot:
         self._lookups = asyncio.Semaphore(LOOKUPS)
         self._looking = 0
         self._keys_changed = 0
+        self.on_change: Callable[[], None] = lambda: None  # called when the tables are new
         self.loaded = asyncio.Event()
         self.loaded_at = time.monotonic()  # the newest full look
 
@@ -180,6 +187,7 @@ class Snapshot:
             async with asyncio.timeout(LOAD_TIMEOUT):
                 await self._load(connection)
             self.loaded.set()
+            self.on_change()
             self.loaded_at = time.monotonic()
             until = time.monotonic() + FULL_RELOAD
             while (left := until - time.monotonic()) > 0:
@@ -187,6 +195,8 @@ class Snapshot:
                 notices = [n.payload async for n in connection.notifies(timeout=left, stop_after=1)]
                 async with asyncio.timeout(LOAD_TIMEOUT):
                     await self._take_in(connection, notices)
+                if notices:
+                    self.on_change()
 
     async def _load(self, connection: Connection) -> None:
         keys = await _fetch(connection, _KEYS)
@@ -276,7 +286,10 @@ class Snapshot:
 
 
 def _instance(row: Row) -> Instance:
-    id_, organization, name, engine, settings, state, desired, created, size, seconds = row
+    id_, organization, name, engine, settings, state, desired, created, *rest = row
+    size, seconds, sleeper, failure, stage, typical, woken = rest
+    asleep = desired == "asleep"
+    failure = "" if asleep else failure
     return Instance(
         id_.bytes,
         organization.bytes,
@@ -286,6 +299,13 @@ def _instance(row: Row) -> Instance:
         created,
         engine,
         wanted=desired == "running",
+        asleep=asleep,
+        waited_for=asleep
+        or (desired == "running" and not failure and (sleeper or woken is not None)),
+        failure=failure,
+        stage=stage,
+        typical_start_seconds=typical,
+        woken_at=woken.timestamp() if woken else 0.0,
         queue_size=size,
         queue_seconds=seconds,
     )

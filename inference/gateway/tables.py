@@ -72,6 +72,12 @@ class Instance:
     engine: str = "vllm"
     wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
     limits: tuple[Limit, ...] = ()
+    asleep: bool = False  # it is to sleep until a request or a person wakes it
+    waited_for: bool = False  # requests wait while it is not ready: it sleeps, or comes from there
+    failure: str = ""  # why it could not start, a sentence for people
+    stage: str = ""  # of its start
+    typical_start_seconds: int | None = None  # as measured
+    woken_at: float = 0.0  # seconds since 1970-01-01 UTC; 0: not by a wish to wake
     queue_size: int = 0  # requests that may wait for a slot; 0: refuse at once
     queue_seconds: int = 30
     price: Price = FREE

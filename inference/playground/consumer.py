@@ -1,7 +1,7 @@
 """The playground's websocket: one per tab, several answers at once, told apart by their id.
 
 Client to server, JSON objects: `start` and `stop` (see `generation`). Server to client, JSON arrays
-of events `{id, seq, t: "start" | "d" | "end" | "err", …}`; `seq` grows by one per answer.
+of events `{id, seq, t: "start" | "wait" | "d" | "end" | "err", …}`; `seq` grows by one per answer.
 Nothing that is said here is logged or stored.
 """
 

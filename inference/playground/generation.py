@@ -3,6 +3,7 @@
 The playground is a client like any other: same door, same key check, same limits, same meter.
 """
 
+import re
 import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
@@ -11,11 +12,15 @@ import httpx2
 import msgspec
 from django.utils.translation import gettext as _
 
+from inference.gateway import waking
+from inference.words import STAGES
+
 Temperature = Annotated[float, msgspec.Meta(ge=0, le=2)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Tokens = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Text = Annotated[str, msgspec.Meta(max_length=400_000)]
 
+_SECONDS_LEFT = re.compile(r"about (\d+) s left")
 TIMEOUT = httpx2.Timeout(10, read=300)  # seconds; a cold engine may think long before it speaks
 
 
@@ -68,7 +73,8 @@ def body(start: Start) -> bytes:
 async def events(
     client: httpx2.AsyncClient, key: str, start: Start
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The answer as events: `d` (text or reasoning), then one `end` or `err`.
+    """The answer as events: `wait` while its instance wakes, `d` (text or reasoning), then one
+    `end` or `err`.
 
     Closing this iterator closes the connection, upon which the gateway stops the engine.
     """
@@ -84,12 +90,18 @@ async def events(
             if response.status_code != 200:
                 yield failure(await response.aread(), response.status_code, request_id)
                 return
-            async for event in httpx2.EventSource(response):
-                if event.data == "[DONE]":
+            async for line in _lines(response):
+                if line.startswith(": waking"):
+                    began = time.monotonic()  # the wait is no part of what the model takes
+                    yield waiting(line)
+                if not line.startswith("data:"):
+                    continue
+                data = line.removeprefix("data:").strip()
+                if data == "[DONE]":
                     break
-                chunk = msgspec.json.decode(event.data)
+                chunk = msgspec.json.decode(data)
                 if "error" in chunk:
-                    yield failure(event.data.encode(), 502, request_id)
+                    yield failure(data.encode(), 502, request_id)
                     return
                 summary |= chunk.get("usage") or {}
                 for choice in chunk.get("choices", ()):
@@ -113,6 +125,26 @@ async def events(
         "duration_ms": round((now - began) * 1000),
         "request_id": request_id,
     }
+
+
+async def _lines(response: httpx2.Response) -> AsyncGenerator[str, None]:
+    """The lines of an event stream; an answer may hold characters that others end lines with."""
+    rest = ""
+    async for text in response.aiter_text():
+        *lines, rest = (rest + text).split("\n")
+        for line in lines:
+            yield line
+
+
+def waiting(comment: str) -> dict[str, Any]:
+    """What the gateway says while a request waits for its instance, in the reader's language."""
+    stage = next((name for name, doing in waking.STAGES.items() if doing in comment), "starting")
+    message = _("It wakes up: %(stage)s") % {"stage": STAGES[stage]}
+    found = _SECONDS_LEFT.search(comment)
+    seconds = int(found[1]) if found else None
+    if seconds is not None:
+        message += " · " + _("about %(seconds)s s left") % {"seconds": seconds}
+    return {"t": "wait", "message": message, "seconds_left": seconds}
 
 
 def failure(raw: bytes, status: int, request_id: str) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from django.db.models import Q
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -31,10 +32,12 @@ def _routes_to(names: list[str], organization: Organization) -> list[str]:
 @requires(Permission.USE)
 def playground(request: TenantRequest) -> HttpResponse:
     """The chat page; the conversation itself goes over the websocket and stays in the tab."""
-    ready = Instance.objects.for_organization(request.organization).alive()
+    alive = Instance.objects.for_organization(request.organization).alive()
+    # One that sleeps wakes with the first question.
+    usable = Q(state=InstanceState.READY, desired="running") | Q(desired="asleep")
     names = [
         instance.name
-        for instance in ready.filter(state=InstanceState.READY, desired="running").order_by("name")
+        for instance in alive.filter(usable).order_by("name")
         if CHAT in ENGINES[instance.engine].endpoints(instance.settings)
     ]
     names += _routes_to(names, request.organization)

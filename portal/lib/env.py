@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
 MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail", "filemail", "dummymail")
+LONGEST_WAIT = 3600  # seconds; after that a gateway ends any request
 LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
 
 
@@ -51,6 +52,7 @@ class Environment:
     metrics_token: str  # empty: /metrics answers programs on this machine
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
+    wake_wait: int  # seconds that a request waits for an instance to wake
     access_log: str  # a path, "-" for standard output, empty for none
 
     @property
@@ -209,6 +211,13 @@ def _choice(environ: Mapping[str, str], name: str, choices: tuple[str, ...]) -> 
     return value
 
 
+def _seconds(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or not 0 < int(value) <= LONGEST_WAIT:
+        raise EnvironmentProblem(f"{name} is {value!r}; write seconds from 1 to {LONGEST_WAIT}.")
+    return int(value)
+
+
 def _port(environ: Mapping[str, str]) -> int:
     value = environ.get("PORT") or "8000"
     if not value.isdecimal() or not 0 < int(value) < 65536:
@@ -270,6 +279,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
+        wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )

@@ -11,4 +11,6 @@ if __name__ == "__main__":
     environment = env.read({"MODELPORT_HOME": os.environ["MODELPORT_HOME"]})
     environment.make_run_dir()
     socket = environment.meter_socket
-    asyncio.run(grants.serve(socket, "postgresql:///none?host=/nonexistent", threading.Event()))
+    asyncio.run(
+        grants.serve(socket, "postgresql:///none?host=/nonexistent", print, threading.Event())
+    )

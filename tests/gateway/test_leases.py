@@ -19,6 +19,7 @@ from billing.models import LimitGrant, LimitSlots
 from inference import grants
 from inference.gateway.connection import GatewayProtocol
 from inference.gateway.server import GatewayRuntime
+from inference.wake import wake
 from portal.lib import env
 from tests.gateway.house import House, chat
 from tests.gateway.tables import limit
@@ -39,7 +40,7 @@ class Pair:
     def start_meter(self, of: str = "") -> None:
         self.stop = threading.Event()
         socket = self.environment.meter_socket
-        self.meter = grants.in_thread(socket, of or database(), self.stop)
+        self.meter = grants.in_thread(socket, of or database(), wake, self.stop)
 
     async def stop_meter(self) -> None:
         self.stop.set()
@@ -175,7 +176,7 @@ class Machine:
         self.runtime, self.port = runtime, port
         self.socket = env.read({"MODELPORT_HOME": str(home)}).meter_socket
         self.stop = threading.Event()
-        self.meter = grants.in_thread(self.socket, database(), self.stop)
+        self.meter = grants.in_thread(self.socket, database(), wake, self.stop)
 
     def sdk(self, key: str) -> openai.AsyncOpenAI:
         base_url = f"http://127.0.0.1:{self.port}/v1"
