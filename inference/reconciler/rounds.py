@@ -249,18 +249,17 @@ class Reconciler:
         when the place was reached before."""
         nodes = look.health.nodes if look.health else []
         for node in nodes:
-            Node.objects.update_or_create(
-                name=node.name,
-                defaults={
-                    "cpu_count": node.cpu_count,
-                    "memory_bytes": node.memory_bytes,
-                    "disk_free_bytes": node.disk_free_bytes,
-                    "gpus": msgspec.to_builtins(node.gpus),
-                    "walls": msgspec.to_builtins(node.walls) or {},
-                    "seen_at": timezone.now(),
-                },
-            )
-        if nodes:
+            facts = {
+                "cpu_count": node.cpu_count,
+                "memory_bytes": node.memory_bytes,
+                "disk_free_bytes": node.disk_free_bytes,
+                "gpus": msgspec.to_builtins(node.gpus),
+                "walls": msgspec.to_builtins(node.walls) or {},
+                "seen_at": timezone.now(),
+            }
+            if not Node.objects.filter(name=node.name).update(**facts):
+                Node.objects.get_or_create(name=node.name, defaults=facts)
+        if nodes and {node.name for node in look.nodes} - {node.name for node in nodes}:
             # A machine that was renamed must not go on offering room that is not there.
             Node.objects.exclude(name__in=[node.name for node in nodes]).delete()
 
@@ -272,6 +271,8 @@ class Reconciler:
             for ghosts in look.ghosts.values()
             for sight in ghosts
         }
+        if not found:
+            return
         over = {id_ for id_, sight in found.items() if sight.observed.phase == Phase.EXITED}
         unchanged = over == found.keys() == self._accounted_for
         if unchanged and time.monotonic() < self._sweep_due:

@@ -3,6 +3,10 @@
 A state machine plays a person, an unkind machine and a killer of reconcilers against the in-memory
 place, and looks after each step whether there is a second engine, a request to an engine that is
 not ready, or a deleted instance that still runs.
+
+Ten thousand steps, after a change to the reconciler itself (half an hour on a slow machine):
+
+    EXAMPLES=500 pytest tests/inference/test_reconciler_survives.py --timeout=7200
 """
 
 import contextlib
@@ -42,9 +46,10 @@ REASONS = [
 ]
 WHICH = st.integers(0, 1)
 TOKENS = st.sampled_from([256, 512, 1024])
-QUICK = 25
+QUICK = 12
 EXAMPLES = int(os.environ.get("EXAMPLES", QUICK))  # more when the reconciler itself was changed
 ENOUGH = 20  # rounds in which anything must have come to rest
+AT_REST = 3  # rounds in a row without anything on its way
 
 
 class Killed(BaseException):
@@ -96,6 +101,8 @@ class Life(RuleBasedStateMachine):
         self.place = FakeProvisioner(gpus=1)
         self.lethal = Lethal(self.place)
         self.made: list[Instance] = []
+        self.away: dict[str, Any] = {}  # engines that the machine has forgotten for now
+        self.returned: set[str] = set()
 
     def teardown(self) -> None:
         try:
@@ -183,6 +190,22 @@ class Life(RuleBasedStateMachine):
     def machine_forgets(self, data: st.DataObject) -> None:
         del self.place.replicas[data.draw(st.sampled_from(self.up()))]
 
+    @precondition(lambda self: self.up())
+    @rule(data=st.data(), looks=st.integers(0, 4))
+    def machine_forgets_for_a_while(self, data: st.DataObject, looks: int) -> None:
+        """Long enough, and another engine is started in the place of the one that comes back."""
+        id = data.draw(st.sampled_from(self.up()))
+        self.away[id] = self.place.replicas.pop(id)
+        self.look(looks)
+
+    @precondition(lambda self: self.away)
+    @rule(looks=st.integers(0, 3))
+    def machine_remembers(self, looks: int) -> None:
+        self.place.replicas |= self.away
+        self.returned |= self.away.keys()
+        self.away.clear()
+        self.look(looks)
+
     @rule(looks=st.integers(1, 2))
     def machine_is_away_for_a_while(self, looks: int) -> None:
         """It is only out of reach: what serves goes on serving."""
@@ -224,13 +247,13 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_engine_each(self) -> None:
-        rows = Replica.objects.filter(id__in=self.up())
+        rows = Replica.objects.filter(id__in=self.meant())
         places = list(rows.values_list("instance_id", "generation", "index"))
         assert len(places) == len(set(places))
 
     @invariant()
     def no_gpu_is_promised_twice(self) -> None:
-        assert sum(self.place.replicas[id].spec.gpu_count for id in self.up()) <= self.place.gpus
+        assert sum(self.place.replicas[id].spec.gpu_count for id in self.meant()) <= self.place.gpus
 
     @invariant()
     def what_serves_is_billed_and_nothing_else(self) -> None:
@@ -241,7 +264,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def deleted_means_gone(self) -> None:
-        running = {self.place.replicas[id].spec.instance_id for id in self.up()}
+        running = {self.place.replicas[id].spec.instance_id for id in self.meant()}
         dead = Instance.objects.exclude(deleted_at=None).values_list("id", flat=True)
         assert not running & {str(id) for id in dead}
 
@@ -255,9 +278,12 @@ class Life(RuleBasedStateMachine):
 
     def comes_to_rest(self) -> None:
         """With the machine in reach and nobody meddling, what is wanted comes about."""
+        quiet = 0
         for _ in range(ENOUGH):
-            self.round()
+            quiet = 0 if self.round() else quiet + 1
             self.at_most_one_engine_each()
+            if quiet == AT_REST:
+                break
         for instance in self.made:
             instance.refresh_from_db()
         for instance in self.made:
@@ -278,17 +304,22 @@ class Life(RuleBasedStateMachine):
 
     # Helpers
 
-    def round(self) -> None:
+    def round(self) -> bool:
         # Pauses between attempts are over at once.
         past = timezone.now() - timedelta(seconds=1)
         Instance.objects.filter(retry_at__isnull=False).update(retry_at=past)
-        Reconciler(self.lethal).round()  # type: ignore[arg-type]
+        return Reconciler(self.lethal).round()  # type: ignore[arg-type]
 
     def chosen(self, which: int) -> Instance:
         return self.made[which % len(self.made)]
 
     def up(self) -> list[str]:
         return [id for id, r in self.place.replicas.items() if r.phase is not Phase.EXITED]
+
+    def meant(self) -> set[str]:
+        """But for those which were given up for lost and have come back: they are being removed."""
+        gone = Replica.objects.filter(id__in=self.returned, state=Replica.State.GONE)
+        return set(self.up()) - {str(id) for id in gone.values_list("id", flat=True)}
 
     def engines(self, instance: Instance) -> int:
         mine = str(instance.id)
