@@ -162,12 +162,13 @@ def _kv_space(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
 def _own_context(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
     if own := diagnosis.facts.get("own_context"):
         yield _context(own)
-    yield Remedy(
-        name="own-context",
-        kind=Kind.CHANGE,
-        label=gettext_noop("Start with the model's own context"),
-        settings={"max_model_len": None},
-    )
+    else:
+        yield Remedy(
+            name="own-context",
+            kind=Kind.CHANGE,
+            label=gettext_noop("Start with the model's own context"),
+            settings={"max_model_len": None},
+        )
 
 
 def _gated(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
