@@ -50,9 +50,6 @@ class Situation:
     machine_gpus: int = 0  # of the machine with the most
     from_hub: bool = False
 
-    def has(self, name: str) -> bool:
-        return self._setting(name) is not None
-
     def value(self, name: str) -> SettingValue | None:
         """As it is set, or what holds without."""
         setting = self._setting(name)
@@ -136,8 +133,9 @@ def _gpu_busy(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
 
 def _host_memory(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
     space = situation.value("kv_cache_gib")
-    if isinstance(space, int) and space > 1:
-        yield _conversations(1)
+    left = max(1, diagnosis.facts.get("free_mib", 0) // 1024 - 1)  # one for all else
+    if isinstance(space, int) and space > left:
+        yield _conversations(left)
     yield RETRY
     yield OTHER_MODEL
     yield OPERATOR
@@ -164,12 +162,13 @@ def _kv_space(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
 def _own_context(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
     if own := diagnosis.facts.get("own_context"):
         yield _context(own)
-    yield Remedy(
-        name="own-context",
-        kind=Kind.CHANGE,
-        label=gettext_noop("Start with the model's own context"),
-        settings={"max_model_len": None},
-    )
+    else:
+        yield Remedy(
+            name="own-context",
+            kind=Kind.CHANGE,
+            label=gettext_noop("Start with the model's own context"),
+            settings={"max_model_len": None},
+        )
 
 
 def _gated(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:

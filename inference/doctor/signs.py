@@ -113,7 +113,9 @@ SIGNS: tuple[Sign, ...] = (
     ),
     *_sign(
         Code.HOST_MEMORY,
-        r"Available memory on .* is less than desired CPU memory",
+        r"Available memory on node \d+ \((?P<free_gib>[\d.]+)/(?P<total_gib>[\d.]+) GiB\) on kv "
+        r"cache allocation is less than requested memory for kv \((?P<wanted_gib>[\d.]+)",
+        r"Available memory on node .* is less than",
         r"(?<!OutOf)MemoryError|Cannot allocate memory|DefaultCPUAllocator: can't allocate memory",
         r"std::bad_alloc|out of memory on the host",
     ),

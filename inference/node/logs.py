@@ -5,7 +5,7 @@ from pathlib import Path
 from inference.provisioners.base import LogChunk
 
 TAIL_LINES = 40
-LAST_WORDS = 65_536  # bytes; causes stand well before the end, where parents mourn their children
+LAST_WORDS = 65_536  # bytes; the cause stands before what the parent processes say of it
 
 
 def read(folder: Path, offset: int | None, limit: int) -> LogChunk:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def provoke(name: str, python: Path, scratch: Path) -> tuple[int | None, str]:
 
 
 @contextlib.contextmanager
-def _disk(folder: Path, *, full: bool) -> "contextlib.AbstractContextManager[Path]":  # type: ignore[misc]
+def _disk(folder: Path, *, full: bool) -> Iterator[Path]:
     """A folder; where it is to be full, a tiny disk of its own, which takes root to mount."""
     folder.mkdir()
     if not full:

@@ -31,6 +31,14 @@ def test_a_cpus_space_for_conversations_can_be_as_large_as_is_needed() -> None:
     assert offered["conversations"].settings == {"kv_cache_gib": 2}
 
 
+def test_as_much_is_set_aside_for_conversations_as_the_machine_has_left() -> None:
+    diagnosis = Diagnosis(Code.HOST_MEMORY, {"free_mib": 20_940})
+
+    assert first(diagnosis, Situation(settings={"kv_cache_gib": 1000})).settings == {
+        "kv_cache_gib": 19
+    }
+
+
 @pytest.mark.parametrize(
     ("log", "settings"),
     [

@@ -33,6 +33,7 @@ SIGNED_IN = [
     "{instance}/",
     "{instance}/logs/",
     "{instance}/events/",
+    "{instance}/attempts/",
     "{instance}/limits/",
     "/o/pages/routes/",
     "/o/pages/routes/new/",

@@ -18,6 +18,7 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "unknown_quantization": (1, Code.QUANTIZATION, {}),
     "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
     "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
+    "truncated": (1, Code.DAMAGED_WEIGHTS, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
 }
 CUDA: dict[str, tuple[Code, dict[str, int]]] = {
