@@ -56,10 +56,10 @@ def mount(what: str, where: str, kind: str, flags: int, options: str = "") -> No
     call("mount", what.encode(), where.encode(), kind.encode(), flags, options.encode())
 
 
-def read_only(where: str, recursive: int) -> None:
-    """Also without set-user-ID programs and devices, on all that is mounted below as well if
+def harmless(where: str, recursive: int, more: int = 0) -> None:
+    """Without set-user-ID programs and devices, on all that is mounted below as well if
     `recursive`."""
-    what = ATTR_READ_ONLY | ATTR_NO_SETUID | ATTR_NO_DEVICES
+    what = ATTR_NO_SETUID | ATTR_NO_DEVICES | more
     attributes = ctypes.create_string_buffer(struct.pack("QQQQ", what, 0, 0, 0))
     size = ctypes.c_size_t(32)
     call("syscall", MOUNT_SETATTR, AT_FDCWD, where.encode(), recursive, attributes, size)
@@ -88,7 +88,7 @@ def reign(plan: Plan, argv: list[str], lifeline: int, report: int) -> NoReturn:
         build(plan)
         give_up_rights(plan)
     except OSError as error:
-        os.write(2, f"The walls cannot be put up: {error.strerror or error}\n".encode())
+        os.write(2, f"The walls cannot be put up: {error.strerror or error}.\n".encode())
         os._exit(BUILDING_FAILED)
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if select.select([lifeline], [], [], 0)[0]:  # the shim died before the line above took hold
@@ -146,7 +146,7 @@ def build(plan: Plan) -> None:
             os.makedirs(os.path.dirname(root + path), exist_ok=True)
             os.symlink(target, root + path)
     for path in ("", "/dev", *plan["hidden"]):
-        read_only(root + path, 0)
+        harmless(root + path, 0, ATTR_READ_ONLY)
     move_in(root)
     os.chdir(plan["folder"])
     os.umask(0o077)
@@ -168,7 +168,7 @@ def lay_out(root: str, plan: Plan) -> None:
         os.makedirs(f"{root}/{folder}", exist_ok=True)
         mount("tmpfs", f"{root}/{folder}", "tmpfs", NO_SETUID | NO_DEVICES, "mode=1777," + options)
     for device in (*(f"/dev/{name}" for name in DEVICES), *plan["devices"]):
-        show(device, root, writable=True)
+        bind(device, root)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         os.symlink(f"/proc/self/{target}", f"{root}/dev/{name}")
     uid, gid, home = plan["uid"], plan["gid"], plan["home"]
@@ -181,6 +181,11 @@ def lay_out(root: str, plan: Plan) -> None:
 
 def show(path: str, root: str, *, writable: bool) -> None:
     """What is there outside, at the same path inside."""
+    bind(path, root)
+    harmless(root + path, AT_RECURSIVE, 0 if writable else ATTR_READ_ONLY)
+
+
+def bind(path: str, root: str) -> None:
     inside = root + path
     if os.path.isdir(path):
         os.makedirs(inside, exist_ok=True)
@@ -188,8 +193,6 @@ def show(path: str, root: str, *, writable: bool) -> None:
         os.makedirs(os.path.dirname(inside), exist_ok=True)
         os.close(os.open(inside, os.O_CREAT | os.O_WRONLY, 0o644))
     mount(path, inside, "none", BIND | RECURSIVE)
-    if not writable:
-        read_only(inside, AT_RECURSIVE)
 
 
 def move_in(root: str) -> None:

@@ -239,13 +239,16 @@ class Replica:
 
     def _launch_facts(self) -> Launch:
         record = self.record
+        gpus = record.gpu_indices
+        if self.host.walls.up:  # it has the devices of its own GPUs alone, and counts those
+            gpus = list(range(len(gpus)))
         return Launch(
             model_path=record.weights,
             served_model_name=record.spec.served_model_name,
             socket=str(self.socket),
             variant=record.variant,
             settings=record.spec.settings,
-            gpu_indices=tuple(record.gpu_indices),
+            gpu_indices=tuple(gpus),
         )
 
     async def _launch(self) -> None:

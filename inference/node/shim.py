@@ -98,7 +98,7 @@ def start(folder: Path, argv: list[str]) -> Child:
     os.dup2(writing, 2)
     close_all_but(waiting, reporting)
     if unwalled:
-        os.write(2, f"The walls cannot be put up: {unwalled}\n".encode())
+        os.write(2, f"The walls cannot be put up: {unwalled}.\n".encode())
         os._exit(enclosure.BUILDING_FAILED)
     if plan is not None:
         enclosure.reign(plan, argv, waiting, reporting)

@@ -35,7 +35,7 @@ GPU_FACTS = Path("/proc/driver/nvidia/gpus")
 USERS = (range(1_900_000_000, 1_900_010_000), range(64_000, 65_000))
 PROCESSES = 4096  # threads count too, and a library may start one per core
 PROCESSES_PER_CPU = 64
-NICENESS = 5  # the portal and the gateway come first
+NICENESS = 2  # the portal and the gateway come first
 PROBE_PATIENCE = 20.0  # seconds
 LONGEST_CHAIN = 40  # of symbolic links, as in the kernel
 
@@ -74,7 +74,9 @@ def possible(env: Environment) -> Walls:
         try:
             put_up(resident, env)
             why = _try(folder, program)
-        except (OSError, subprocess.TimeoutExpired, NoWalls) as problem:
+        except OSError as problem:
+            why = f"They cannot be prepared: {problem.strerror}."
+        except (subprocess.TimeoutExpired, NoWalls) as problem:
             why = str(problem)
     if why:
         return Walls(up=False, message=f"Engines run without walls. {why}")
@@ -288,8 +290,17 @@ def _holds(path: str, hidden: list[str]) -> bool:
 def _devices(indices: tuple[int, ...]) -> list[str]:
     if not indices:
         return []
+    _have_unified_memory()
     names = [*GPU_DEVICES, *(f"nvidia{minor}" for minor in _minors(indices))]
     return [f"/dev/{name}" for name in names if Path("/dev", name).exists()]
+
+
+def _have_unified_memory() -> None:
+    """The driver's helper, which has root's rights for it, makes this device when it is first
+    used. Within walls it has none."""
+    helper = shutil.which("nvidia-modprobe")
+    if helper and not Path("/dev/nvidia-uvm").exists():
+        subprocess.run([helper, "-u", "-c=0"], timeout=PROBE_PATIENCE, check=False)
 
 
 def _minors(indices: tuple[int, ...]) -> list[int]:

@@ -33,11 +33,12 @@ class Rig:
         self.provisioner = LocalProvisioner(home / "run" / "node.sock")
         self.process: subprocess.Popen[bytes] | None = None
         self.python = sys.executable
+        self.before: list[str] = []  # a program of Python's that goes on as the supervisor
         self.user: int | None = None  # ours
 
     def start(self, *options: str) -> None:
         self.process = subprocess.Popen(
-            [self.python, "-m", "inference.node", *options],
+            [self.python, *self.before, "-m", "inference.node", *options],
             cwd=ROOT,
             user=self.user,
             group=self.user,
