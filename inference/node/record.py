@@ -9,6 +9,7 @@ import msgspec
 
 from inference.engines.base import Variant
 from inference.lifecycle import Stage
+from inference.measured import Measured
 from inference.node.processes import Identity
 from inference.provisioners.base import (
     Event,
@@ -51,6 +52,7 @@ class Record(msgspec.Struct, kw_only=True):
     ready_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
+    measured: Measured | None = None
     probe: ProbeUsage | None = None
     exit_code: int | None = None
     reason: Reason | None = None
@@ -89,6 +91,7 @@ class Record(msgspec.Struct, kw_only=True):
             probe=self.probe,
             engine_version=self.engine_version,
             context_length=self.context_length,
+            measured=self.measured,
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,
             ready_at=self.ready_at,

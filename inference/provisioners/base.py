@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 
 from inference.lifecycle import Stage
+from inference.measured import Measured
 
 
 class Reason(StrEnum):
@@ -125,6 +126,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    measured: Measured | None = None  # the engine's own figures, once it is ready
     gpu_indices: list[int] = []
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
