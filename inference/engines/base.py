@@ -5,11 +5,12 @@ an engine only through the typed settings below, never as text that becomes an a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from inference.lifecycle import Stage
+from inference.measured import Measured
 
 KEPT = "/v1/responses/{id}"  # offered where the engine keeps its answers
 
@@ -141,6 +142,10 @@ class Engine(Protocol):
 
     def stage(self, line: str) -> Stage | None:
         """The stage that a line of the log announces, if any."""
+        ...
+
+    def measured(self, lines: Iterable[str]) -> Measured:
+        """What the log of a start says of the memory that the engine took."""
         ...
 
     def memory_bytes(

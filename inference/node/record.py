@@ -9,6 +9,7 @@ import msgspec
 
 from inference.engines.base import Variant
 from inference.lifecycle import Stage
+from inference.measured import Measured
 from inference.node.processes import Identity
 from inference.provisioners.base import (
     Event,
@@ -53,6 +54,7 @@ class Record(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
+    measured: Measured | None = None
     probe: ProbeUsage | None = None
     figures: Figures | None = None
     idle_since: datetime | None = None
@@ -93,6 +95,7 @@ class Record(msgspec.Struct, kw_only=True):
             probe=self.probe,
             engine_version=self.engine_version,
             context_length=self.context_length,
+            measured=self.measured,
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,
             ready_at=self.ready_at,

@@ -388,6 +388,7 @@ class Replica:
         except httpx2.TransportError:
             self._check_load_time()
             return
+        self.record.measured = self.engine.measured(self._first_lines())
         self.record.ready_at = datetime.now(UTC)
         self._move(Phase.READY, Stage.NONE, "Ready.")
 
@@ -398,6 +399,9 @@ class Replica:
             stage = self.engine.stage(line)
             if stage is Stage.LOADING and self.record.stage is Stage.STARTING:
                 self._move(Phase.LOADING, Stage.LOADING, "Loading the model into memory.")
+
+    def _first_lines(self) -> list[str]:
+        return logs.read(self.folder, 0, 1 << 20).text.splitlines()
 
     def _count_probe(self, used: ProbeUsage) -> None:
         before = self.record.probe or ProbeUsage(0, 0, 0)

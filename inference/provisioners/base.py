@@ -19,6 +19,7 @@ from typing import Protocol
 import msgspec
 
 from inference.lifecycle import Stage
+from inference.measured import Measured
 
 
 class Reason(StrEnum):
@@ -111,15 +112,6 @@ class ProbeUsage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     requests: int = 1
-
-
-class Measured(msgspec.Struct, kw_only=True, frozen=True):
-    """What an engine said of itself at its start; None: it said nothing."""
-
-    kv_cache_tokens: int | None = None
-    max_concurrency: float | None = None  # requests of full context at a time
-    weight_bytes: int | None = None
-    kv_cache_bytes: int | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):
