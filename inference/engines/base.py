@@ -7,6 +7,7 @@ an engine only through the typed settings below, never as text that becomes an a
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal, Protocol
 
 from inference.lifecycle import Stage
@@ -21,6 +22,16 @@ GIB = 1024**3
 def gettext_noop(message: str) -> str:
     """Marks a text for translators; pages translate it when they show it."""
     return message
+
+
+class Group(StrEnum):
+    """Under which heading a form shows a setting."""
+
+    BASIC = "basic"
+    MEMORY = "memory"  # memory and context
+    SPEED = "speed"
+    TOOLS = "tools"  # tools and reasoning
+    ADVANCED = "advanced"
 
 
 class BadSetting(ValueError):
@@ -40,6 +51,7 @@ class Setting:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ("cpu", "cuda")
+    group: Group = Group.ADVANCED
 
     def check(self, value: object) -> SettingValue:
         """The value in its own type. Raises BadSetting."""
@@ -95,6 +107,7 @@ class Launch:
     variant: Variant
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     gpu_indices: tuple[int, ...] = ()
+    model_file: str = ""  # below `model_path`, where one file of it is the model (GGUF)
 
 
 @dataclass(frozen=True)
@@ -117,8 +130,14 @@ class Engine(Protocol):
 
     def recipe(self, variant: Variant) -> Recipe: ...
 
-    def check(self, settings: Mapping[str, object]) -> dict[str, SettingValue]:
-        """The settings, each in its type and range. Raises BadSetting."""
+    def check(
+        self, settings: Mapping[str, object], gpu_count: int | None = None
+    ) -> dict[str, SettingValue]:
+        """The settings, each in its type and range, and a preset's beside them.
+
+        Checked again, they stay as they are. Where `gpu_count` is given, they must suit that many
+        GPUs too. Raises BadSetting.
+        """
         ...
 
     def argv(self, launch: Launch, command: list[str]) -> list[str]:
