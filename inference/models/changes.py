@@ -198,7 +198,7 @@ class Changes:
         before = {name: getattr(instance, name) for name in CONFIGURATION}
         for name, value in wanted.items():
             setattr(instance, name, value)
-        instance.settings = instance.checked(instance.engine, instance.settings)
+        instance.settings = instance.checked(instance.engine, instance.settings, instance.gpu_count)
         instance._clean_only(*wanted)
         if before == {name: getattr(instance, name) for name in CONFIGURATION}:
             raise ValidationError(_("That is how it is already."))

@@ -178,7 +178,7 @@ class Instance(Changes, models.Model):
             model_id=model_id,
             model_revision=model_revision,
             engine=engine,
-            settings=checked_settings(engine, settings or {}),
+            settings=checked_settings(engine, settings or {}, gpu_count),
             gpu_count=gpu_count,
             queue_size=queue_size,
             queue_seconds=queue_seconds,
@@ -292,9 +292,11 @@ class Instance(Changes, models.Model):
         wake_controller(self.id)
 
     @staticmethod
-    def checked(engine: str, settings: Mapping[str, object]) -> dict[str, Any]:
+    def checked(
+        engine: str, settings: Mapping[str, object], gpu_count: int | None = None
+    ) -> dict[str, Any]:
         """The settings in their types and ranges. Raises ValidationError."""
-        return checked_settings(engine, settings)
+        return checked_settings(engine, settings, gpu_count)
 
     def set_queue(self, size: int, seconds: int) -> None:
         """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
@@ -365,12 +367,14 @@ _AFRESH: dict[str, object] = {
 }
 
 
-def checked_settings(engine: str, settings: Mapping[str, object]) -> dict[str, Any]:
+def checked_settings(
+    engine: str, settings: Mapping[str, object], gpu_count: int | None = None
+) -> dict[str, Any]:
     """The settings in their types and ranges. Raises ValidationError."""
     if engine not in ENGINES:
         raise ValidationError({"engine": _("There is no such engine.")})
     try:
-        return dict(ENGINES[engine].check(settings))
+        return dict(ENGINES[engine].check(settings, gpu_count))
     except BadSetting as problem:
         raise ValidationError({"settings": str(problem)}) from problem
 

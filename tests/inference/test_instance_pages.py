@@ -35,6 +35,30 @@ def test_the_form_suggests_a_name_and_starts_an_instance(alice_client: Client) -
     assert made.model_revision == demo.model_revision()
 
 
+def test_a_preset_fills_what_was_left_empty_and_is_recorded(alice_client: Client) -> None:
+    chosen = {"setting_preset": "context", "setting_kv_cache_gib": "3", "setting_dtype": "auto"}
+    alice_client.post(NEW, WANTED | chosen)
+    settings = Instance.objects.get().settings
+    assert settings["preset"] == "context"
+    assert settings["max_num_seqs"] == 8
+    assert settings["kv_cache_gib"] == 3
+    assert "dtype" not in settings
+
+
+def test_settings_that_do_not_go_together_are_told(alice_client: Client) -> None:
+    chosen = {"setting_max_num_seqs": "100", "setting_max_num_batched_tokens": "64"}
+    answer = alice_client.post(NEW, WANTED | chosen)
+    assert answer.status_code == 422
+    assert "must be at least max_num_seqs" in answer.content.decode()
+    assert not Instance.objects.exists()
+
+
+def test_pressing_twice_with_a_preset_asks_once(alice_client: Client) -> None:
+    answers = [alice_client.post(NEW, WANTED | {"setting_preset": "cost"}) for _ in range(2)]
+    assert answers[0].url == answers[1].url
+    assert Instance.objects.count() == 1
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

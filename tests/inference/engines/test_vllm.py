@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 
 from inference.engines import ENGINES
 from inference.engines.base import GIB, BadSetting, Launch
+from inference.engines.vllm_settings import PRESETS
 from inference.lifecycle import Stage
 
 VLLM = ENGINES["vllm"]
@@ -85,6 +87,112 @@ def test_settings_become_flags() -> None:
     assert "--no-enable-prefix-caching" in line
 
 
+def test_settings_of_gpus_are_passed_over_where_there_are_none() -> None:
+    settings = {"quantization": "fp8", "kv_cache_dtype": "fp8", "gpu_memory_utilization": 0.5}
+
+    on_gpu = argv(settings=settings, variant="cuda", gpu_indices=(0,))
+
+    assert pair(on_gpu, "--quantization") == pair(on_gpu, "--kv-cache-dtype") == "fp8"
+    assert pair(on_gpu, "--gpu-memory-utilization") == "0.5"
+    assert argv(settings=settings) == argv()
+
+
+def test_tool_calls_and_thoughts_are_read_by_the_parser_that_is_named() -> None:
+    line = argv(settings={"tool_call_parser": "hermes", "reasoning_parser": "qwen3"})
+
+    assert "--enable-auto-tool-choice" in line
+    assert pair(line, "--tool-call-parser") == "hermes"
+    assert pair(line, "--reasoning-parser") == "qwen3"
+    assert "--tool-call-parser" not in argv(settings={"tool_call_parser": "none"})
+
+
+def test_guessing_tokens_is_told_as_vllm_wants_it() -> None:
+    settings = {"speculation": "ngram", "speculative_tokens": 6, "prompt_lookup_min": 3}
+
+    told = json.loads(pair(argv(settings=settings), "--speculative-config"))
+
+    assert told == {
+        "method": "ngram",
+        "num_speculative_tokens": 6,
+        "prompt_lookup_min": 3,
+        "prompt_lookup_max": 4,
+    }
+    assert json.loads(pair(argv(settings={"speculation": "mtp"}), "--speculative-config")) == {
+        "method": "mtp",
+        "num_speculative_tokens": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_num_seqs": 128, "max_num_batched_tokens": 64}, "at least max_num_seqs"),
+        ({"speculation": "ngram", "runner": "pooling"}, "not for embeddings"),
+        ({"speculative_tokens": 3}, "needs speculation"),
+        ({"speculation": "mtp", "prompt_lookup_max": 3}, "need speculation to be ngram"),
+        (
+            {"speculation": "ngram", "prompt_lookup_min": 5, "prompt_lookup_max": 4},
+            "must not be more than",
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(BadSetting, match=words):
+        VLLM.check(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "flags"),
+    [
+        ({}, 4, {"tensor": "4"}),
+        ({"pipeline_parallel": 2}, 4, {"tensor": "2", "pipeline": "2"}),
+        ({"data_parallel": 4}, 4, {"data": "4"}),
+        ({"tensor_parallel": 1, "pipeline_parallel": 2}, 2, {"pipeline": "2"}),
+    ],
+)
+def test_the_gpus_are_shared_out(
+    settings: dict[str, int], gpus: int, flags: dict[str, str]
+) -> None:
+    line = argv(settings=settings, variant="cuda", gpu_indices=tuple(range(gpus)))
+
+    said = {
+        kind: pair(line, f"--{kind}-parallel-size")
+        for kind in ("tensor", "pipeline", "data")
+        if f"--{kind}-parallel-size" in line
+    }
+    assert said == flags
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus", "have"),
+    [
+        ({"tensor_parallel": 2}, 0, "no GPU"),
+        ({"tensor_parallel": 2}, 1, "1 GPU"),
+        ({"pipeline_parallel": 3}, 4, "4 GPUs"),
+        ({"data_parallel": 4, "pipeline_parallel": 2}, 4, "4 GPUs"),
+    ],
+)
+def test_gpus_that_do_not_come_out_are_refused(
+    settings: dict[str, int], gpus: int, have: str
+) -> None:
+    with pytest.raises(BadSetting, match=f"the instance has {have}"):
+        VLLM.check(settings, gpu_count=gpus)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_fills_in_what_is_not_said(preset: str) -> None:
+    filled = VLLM.check({"preset": preset})
+
+    assert filled == {"preset": preset} | PRESETS[preset]
+    assert VLLM.check(filled) == filled
+    assert VLLM.check({"preset": preset, "max_num_seqs": 3})["max_num_seqs"] == 3
+    assert pair(argv(settings={"preset": preset}), "--max-num-seqs") == str(
+        PRESETS[preset]["max_num_seqs"]
+    )
+
+
 def test_embeddings_have_their_own_runner_endpoint_and_probe() -> None:
     settings = {"runner": "pooling"}
 
@@ -127,6 +235,14 @@ def test_the_engine_is_kept_from_the_network_and_from_telling_on_us() -> None:
         {"gpu_memory_utilization": float("nan")},
         {"enable_prefix_caching": "false"},
         {"runner": "draft"},
+        {"preset": "fastest"},
+        {"quantization": "awq"},
+        {"kv_cache_dtype": "int4"},
+        {"tool_call_parser": "/plugin.py"},
+        {"reasoning_parser": "hermes"},
+        {"speculation": "draft_model"},
+        {"speculation": "ngram", "speculative_tokens": 0},
+        {"tensor_parallel": 0},
     ],
 )
 def test_anything_off_the_list_is_refused(settings: dict[str, object]) -> None:
