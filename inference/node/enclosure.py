@@ -267,6 +267,6 @@ def drop_capabilities() -> None:
 def read_plan(folder: Path) -> Plan | None:
     """What walls.py has left for the shim of this folder; None: no walls."""
     try:
-        return json.loads((folder / "walls.json").read_text())  # type: ignore[no-any-return]
+        return json.loads((folder / "walls.json").read_text())
     except FileNotFoundError:
         return None

@@ -146,7 +146,7 @@ class Reconciler:
         """All but those that hold nothing and want nothing."""
         resting = Q(desired=F("state"), desired__in=[Desired.STOPPED, Desired.ASLEEP])
         moving = ~resting | Q(id__in={*look.replicas, *look.entries})
-        return instances.filter(moving).select_related("organization").order_by("id")  # type: ignore[attr-defined,no-any-return]
+        return instances.filter(moving).select_related("organization").order_by("id")  # type: ignore[attr-defined]
 
     def reconcile(self, instance: Instance, look: _Look) -> bool:
         """One look, one decision; whether the instance is still on its way."""
@@ -238,8 +238,8 @@ class Reconciler:
         except Rejected as refusal:
             _refused(instance, replica, refusal, _others_serve(replicas))
         except HubError as problem:
-            refusal = Rejected(Reason.BAD_ARGUMENTS, problem.sentence)
-            _refused(instance, replica, refusal, _others_serve(replicas))
+            gone = Rejected(Reason.BAD_ARGUMENTS, problem.sentence)
+            _refused(instance, replica, gone, _others_serve(replicas))
         except (Retryable, Unavailable) as problem:
             log.info("instance %s: %s", instance.id, problem)
             writes.postpone(instance, _in(ASK_AGAIN))

@@ -205,11 +205,13 @@ def _serve_no_more(replica: Replica, at: datetime | None = None) -> None:
 
 def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:
     """What a start takes, and that this revision can."""
-    instance.revisions.filter(id=replica.revision_id, first_ready_at=None).update(
-        first_ready_at=now, failed_at=None, failed_reason="", failed_message=""
-    )
-    started = instance.replicas.exclude(ready_at=None).order_by("-ready_at")[:STARTS_REMEMBERED]
-    took = [(r.ready_at - r.created_at).total_seconds() for r in started]
+    if replica.revision_id:
+        instance.revisions.filter(id=replica.revision_id, first_ready_at=None).update(
+            first_ready_at=now, failed_at=None, failed_reason="", failed_message=""
+        )
+    started = instance.replicas.exclude(ready_at=None).order_by("-ready_at")
+    times = started.values_list("ready_at", "created_at")[:STARTS_REMEMBERED]
+    took = [(ready - created).total_seconds() for ready, created in times if ready]
     seconds = round(median(took))
     if seconds != instance.typical_start_seconds:
         Instance.objects.filter(id=instance.id).update(typical_start_seconds=seconds)

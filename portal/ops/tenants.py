@@ -21,7 +21,7 @@ PER_PAGE = 50
 NUMBER = {"class": "input num w-full", "inputmode": "numeric"}
 
 
-class QuotaForm(forms.ModelForm):  # type: ignore[type-arg]
+class QuotaForm(forms.ModelForm):
     """Empty: no bound."""
 
     class Meta:
