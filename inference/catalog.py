@@ -186,6 +186,16 @@ def fit_sentences(fit: Fit) -> list[str]:
             )
             % {"count": grouped(fit.sequences), "context": grouped(fit.context)}
         )
+    # The second of the usual lengths is that of a long chat.
+    if len(fit.users) > 1 and fit.users[1].count:
+        sentences.append(
+            ngettext(
+                "Room for %(count)s user at a time with %(context)s tokens each.",
+                "Room for %(count)s users at a time with %(context)s tokens each.",
+                fit.users[1].count,
+            )
+            % {"count": grouped(fit.users[1].count), "context": grouped(fit.users[1].context)}
+        )
     return sentences
 
 

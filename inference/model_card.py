@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from inference.model_shape import Shape, read_shape, whole
 from inference.node.weights import CONFIGS, allowed
 
 SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
@@ -61,17 +62,6 @@ class Refusal(StrEnum):
 
 
 GATES = frozenset({Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED})  # what a licence's acceptance opens
-
-
-class Shape(msgspec.Struct, frozen=True, kw_only=True):
-    """The numbers that decide how much memory a token of context takes."""
-
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    # Multi-head latent attention (DeepSeek): numbers kept per token and layer; 0 without it.
-    latent_dim: int = 0
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -219,33 +209,15 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a configuration that may also describe eyes and ears."""
     for key in ("text_config", "llm_config", "language_config"):
         nested = config.get(key)
-        if isinstance(nested, Mapping) and _whole(nested, "num_hidden_layers", "n_layer"):
+        if isinstance(nested, Mapping) and whole(nested, "num_hidden_layers", "n_layer"):
             return nested
     return config
-
-
-def read_shape(text: Mapping[str, Any]) -> Shape | None:
-    """Layers and heads. The names are transformers', GPT-2's `n_*` among them."""
-    layers = _whole(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
-    heads = _whole(text, "num_attention_heads", "n_head", "n_heads")
-    hidden = _whole(text, "hidden_size", "n_embd", "d_model")
-    head_dim = _whole(text, "head_dim") or (hidden // heads if hidden and heads else None)
-    if not layers or not heads or not head_dim:
-        return None
-    latent = _whole(text, "kv_lora_rank")
-    return Shape(
-        layers=layers,
-        heads=heads,
-        kv_heads=_whole(text, "num_key_value_heads", "num_kv_heads") or heads,
-        head_dim=head_dim,
-        latent_dim=latent + (_whole(text, "qk_rope_head_dim") or 0) if latent else 0,
-    )
 
 
 def context_length(config: Mapping[str, Any]) -> int:
     """The longest context that vLLM derives from config.json (`_get_and_verify_max_len`)."""
     text = text_config(config)
-    lengths = [length for key in CONTEXT_KEYS if (length := _whole(text, key))]
+    lengths = [length for key in CONTEXT_KEYS if (length := whole(text, key))]
     length = min(lengths, default=SMALLEST_DEFAULT_CONTEXT)
     if "gemma3" in _name(config.get("model_type")):
         return length  # its figure is already scaled
@@ -254,7 +226,7 @@ def context_length(config: Mapping[str, Any]) -> int:
         if kind in {"su", "longrope", "llama3"}:
             continue  # their max_position_embeddings is already scaled
         if kind == "yarn":
-            length = _whole(rope, "original_max_position_embeddings") or length
+            length = whole(rope, "original_max_position_embeddings") or length
         factor = rope.get("factor")
         if isinstance(factor, int | float) and not isinstance(factor, bool) and 1 <= factor < 1e4:
             return int(length * factor)
@@ -314,15 +286,6 @@ def _has_template(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFil
     if configs.get("tokenizer_config.json", {}).get("chat_template"):
         return True
     return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
-
-
-def _whole(values: Mapping[str, Any], *names: str) -> int | None:
-    """The first of these that is a positive whole number of a credible size."""
-    for name in names:
-        value = values.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40:
-            return value
-    return None
 
 
 def _name(value: object) -> str:

@@ -8,7 +8,8 @@ box), written down here by hand.
 import pytest
 
 from inference.fit import GIB, Hardware, Verdict, estimate, kv_bytes_per_token, splits, weight_bytes
-from inference.model_card import ModelCard, Shape
+from inference.model_card import ModelCard
+from inference.model_shape import Shape
 
 # id: (parameters, context, layers, heads, kv heads, head size, latent)
 PUBLISHED = {

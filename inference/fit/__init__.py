@@ -1,14 +1,15 @@
 """Does this model fit on this hardware. PURE: numbers in, numbers out; words are the pages'.
 
-Thin on purpose and on the safe side: sliding windows are counted as full attention, and the
-overheads are round figures. What an engine says after its start will correct them.
+On the safe side: overheads are round figures until starts on the same hardware have corrected them
+(`inference.fit.correction`).
 """
 
 from enum import StrEnum
 
 import msgspec
 
-from inference.model_card import ModelCard, Shape
+from inference.model_card import ModelCard
+from inference.model_shape import Shape
 
 GIB = 1024**3
 
@@ -20,6 +21,11 @@ GPU_OVERHEAD = 2 * GIB
 # Resident size of vLLM's processes on a CPU, without weights and KV cache: 2.8 GB measured.
 CPU_OVERHEAD = 3 * GIB
 CPU_KV_SPACE = 1 * GIB  # our default for VLLM_CPU_KVCACHE_SPACE
+# A layer with a sliding window also holds the batch in flight: vLLM's SlidingWindowSpec
+# (v1/kv_cache_interface.py), with the largest default of max_num_batched_tokens.
+BATCH = 8192  # tokens
+STATE_BYTES = 4  # a recurrent layer's state is kept in float32 by some, so by all here
+USUAL_CONTEXTS = (4096, 8192, 32_768, 131_072)  # tokens, for "so many users"
 LEAST_CONTEXT = 512  # tokens; below that a model "fits" only by name
 
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "half": 2}
@@ -44,6 +50,13 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.gpu_memory_bytes)
 
 
+class Users(msgspec.Struct, frozen=True):
+    """So many at the same time, each with a conversation of `context` tokens."""
+
+    context: int
+    count: int
+
+
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
     """The answer. Sizes in bytes over all GPUs used; lengths in tokens."""
 
@@ -52,29 +65,43 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int = 0
     kv_bytes_per_token: int | None = None
     overhead_bytes: int = 0
+    kv_room_bytes: int = 0  # what weights and overhead leave for the KV cache
     needed_bytes: int = 0  # weights, overhead and the KV cache of one request of `context` tokens
     available_bytes: int = 0
     context: int | None = None  # what was asked for, else the model's own
     max_context: int | None = None  # the longest of one request that there is room for
     sequences: int | None = None  # requests of full `context` at the same time
+    users: tuple[Users, ...] = ()  # as `sequences`, for usual lengths up to `context`
 
     @property
     def runs(self) -> bool:
         return self.verdict in {Verdict.FITS, Verdict.SHORTER}
 
+    @property
+    def missing_bytes(self) -> int:
+        """How much more memory the whole context would take; 0 where it fits."""
+        return max(0, self.needed_bytes - self.available_bytes)
+
 
 def estimate(
-    card: ModelCard, hardware: Hardware, context: int | None = None, dtype: str = "auto"
+    card: ModelCard,
+    hardware: Hardware,
+    context: int | None = None,
+    dtype: str = "auto",
+    kv_dtype: str = "auto",
 ) -> Fit:
-    """Whether the model runs on this machine: at full context if possible, on few GPUs."""
+    """Whether the model runs on this machine: at full context if possible, on few GPUs.
+
+    `kv_dtype` is vLLM's `--kv-cache-dtype`: "auto" follows the activations, "fp8" halves it.
+    """
     weights = weight_bytes(card, dtype)
     if not weights:
         return Fit(verdict=Verdict.UNKNOWN)
     tokens = context or card.context_length
     if not hardware.is_gpu:
-        return _on_cpu(card, hardware, weights, tokens, dtype)
+        return _on_cpu(card, hardware, weights, tokens, _kv_width(dtype, kv_dtype))
     tries = [
-        _on_gpus(card, hardware, weights, tokens, dtype, count)
+        _on_gpus(card, hardware, weights, tokens, _kv_width(dtype, kv_dtype), count)
         for count in range(1, len(hardware.gpu_memory_bytes) + 1)
         if splits(card.shape, count)
     ]
@@ -98,17 +125,41 @@ def weight_bytes(card: ModelCard, dtype: str = "auto") -> int:
 
 
 def kv_bytes_per_token(shape: Shape, dtype_bytes: int = 2, split: int = 1) -> int:
-    """KV cache of one token, over `split` GPUs.
+    """KV cache of one token more, over `split` GPUs, once all windows are full."""
+    return shape.full_layers * _layer_bytes(shape, dtype_bytes, split)
 
-    Two (key and value) × layers × KV heads × head size × bytes: Ainslie et al. 2023 (GQA,
+
+def kv_bytes(shape: Shape, tokens: int, dtype_bytes: int = 2, split: int = 1) -> int:
+    """KV cache and states of one request of so many tokens, over `split` GPUs."""
+    windowed = min(tokens, shape.window + BATCH)
+    kept = shape.full_layers * tokens + shape.window_layers * windowed
+    return kept * _layer_bytes(shape, dtype_bytes, split) + shape.state_numbers * STATE_BYTES
+
+
+def longest(shape: Shape, room: int, limit: int, dtype_bytes: int = 2, split: int = 1) -> int:
+    """The most tokens of one request, up to `limit`, whose KV cache there is room for."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if kv_bytes(shape, middle, dtype_bytes, split) <= room:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _layer_bytes(shape: Shape, dtype_bytes: int, split: int) -> int:
+    """One token in one layer of attention, over `split` GPUs.
+
+    Two (key and value) × KV heads × head size × bytes: Ainslie et al. 2023 (GQA,
     arXiv:2305.13245). KV heads are replicated where GPUs outnumber them (vLLM's
     `ModelConfig.get_num_kv_heads`). With latent attention one vector of kv_lora_rank +
-    qk_rope_head_dim per layer, on every GPU (DeepSeek-V2, arXiv:2405.04434, section 2.1).
+    qk_rope_head_dim, on every GPU (DeepSeek-V2, arXiv:2405.04434, section 2.1).
     """
     if shape.latent_dim:
-        return shape.layers * shape.latent_dim * dtype_bytes * split
+        return shape.latent_dim * dtype_bytes * split
     heads = max(1, shape.kv_heads // split) * split
-    return 2 * shape.layers * heads * shape.head_dim * dtype_bytes
+    return 2 * heads * shape.head_dim * dtype_bytes
 
 
 def splits(shape: Shape | None, count: int) -> bool:
@@ -128,24 +179,21 @@ def _dtype_bytes(card: ModelCard, dtype: str) -> int:
 
 
 def _on_cpu(
-    card: ModelCard, hardware: Hardware, weights: int, context: int | None, dtype: str
+    card: ModelCard, hardware: Hardware, weights: int, context: int | None, width: int
 ) -> Fit:
     """Main memory: the KV cache has a fixed space of its own, taken at the start."""
     needed = weights + hardware.kv_space_bytes + CPU_OVERHEAD
-    per_token = _per_token(card, dtype, 1)
     room = hardware.kv_space_bytes if needed <= hardware.memory_bytes else -1
-    return _judge(
-        Fit(
-            verdict=Verdict.UNKNOWN,
-            weight_bytes=weights,
-            kv_bytes_per_token=per_token,
-            overhead_bytes=CPU_OVERHEAD,
-            needed_bytes=needed,
-            available_bytes=hardware.memory_bytes,
-            context=context,
-        ),
-        room,
+    fit = Fit(
+        verdict=Verdict.UNKNOWN,
+        weight_bytes=weights,
+        kv_bytes_per_token=kv_bytes_per_token(card.shape, width) if card.shape else None,
+        overhead_bytes=CPU_OVERHEAD,
+        needed_bytes=needed,
+        available_bytes=hardware.memory_bytes,
+        context=context,
     )
+    return _judge(fit, card.shape, room, width)
 
 
 def _on_gpus(
@@ -153,7 +201,7 @@ def _on_gpus(
     hardware: Hardware,
     weights: int,
     context: int | None,
-    dtype: str,
+    width: int,
     count: int,
 ) -> Fit:
     """GPU memory: what weights and overhead leave of the engine's share is the KV cache."""
@@ -161,44 +209,49 @@ def _on_gpus(
     used = sorted(hardware.gpu_memory_bytes, reverse=True)[:count]
     available = int(used[-1] * GPU_SHARE) * count
     overhead = GPU_OVERHEAD * count
-    per_token = _per_token(card, dtype, count)
-    return _judge(
-        Fit(
-            verdict=Verdict.UNKNOWN,
-            gpu_count=count,
-            weight_bytes=weights,
-            kv_bytes_per_token=per_token,
-            overhead_bytes=overhead,
-            needed_bytes=weights + overhead + (per_token or 0) * (context or 0),
-            available_bytes=available,
-            context=context,
-        ),
-        available - weights - overhead,
+    shape = card.shape
+    request = kv_bytes(shape, context, width, count) if shape and context else 0
+    fit = Fit(
+        verdict=Verdict.UNKNOWN,
+        gpu_count=count,
+        weight_bytes=weights,
+        kv_bytes_per_token=kv_bytes_per_token(shape, width, count) if shape else None,
+        overhead_bytes=overhead,
+        needed_bytes=weights + overhead + request,
+        available_bytes=available,
+        context=context,
     )
+    return _judge(fit, shape, available - weights - overhead, width)
 
 
-def _per_token(card: ModelCard, dtype: str, split: int) -> int | None:
-    # The cache has the format of the activations: 16 bits, unless somebody asked for 32.
-    width = DTYPE_BYTES.get(dtype, 2)
-    return kv_bytes_per_token(card.shape, width, split) if card.shape else None
+def _kv_width(dtype: str, kv_dtype: str) -> int:
+    """Bytes of a number in the cache: those of the activations, unless somebody asked for 8 bits.
+
+    Activations have 16 bits, unless somebody asked for 32.
+    """
+    return 1 if kv_dtype.startswith("fp8") else DTYPE_BYTES.get(dtype, 2)
 
 
-def _judge(fit: Fit, room: int) -> Fit:
+def _judge(fit: Fit, shape: Shape | None, room: int, width: int) -> Fit:
     """The verdict, given the bytes that are left for the KV cache (negative: not even weights)."""
     if room < 0:
         return msgspec.structs.replace(fit, verdict=Verdict.TOO_BIG)
-    if fit.kv_bytes_per_token is None or fit.context is None:
-        return msgspec.structs.replace(fit, verdict=Verdict.FITS)
-    longest = room // fit.kv_bytes_per_token
-    if longest >= fit.context:
-        verdict = Verdict.FITS
-    else:
-        verdict = Verdict.SHORTER if longest >= LEAST_CONTEXT else Verdict.TOO_BIG
+    if shape is None or fit.context is None:
+        return msgspec.structs.replace(fit, verdict=Verdict.FITS, kv_room_bytes=room)
+    split = max(1, fit.gpu_count)
+    most = longest(shape, room, fit.context, width, split)
+    verdict = Verdict.SHORTER if most >= LEAST_CONTEXT else Verdict.TOO_BIG
+
+    def at_once(tokens: int) -> int:
+        return room // max(1, kv_bytes(shape, tokens, width, split))
+
     return msgspec.structs.replace(
         fit,
-        verdict=verdict,
-        max_context=min(longest, fit.context),
-        sequences=longest // fit.context,
+        verdict=Verdict.FITS if most == fit.context else verdict,
+        kv_room_bytes=room,
+        max_context=most,
+        sequences=at_once(fit.context),
+        users=tuple(Users(n, at_once(n)) for n in USUAL_CONTEXTS if n <= most),
     )
 
 
