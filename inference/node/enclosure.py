@@ -36,6 +36,7 @@ SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 BUILDING_FAILED = 126  # the exit code, after a sentence in the log
+FILES = 65_535
 FIRST_TO_GO = 500  # oom_score_adj: before the portal and the database, should memory run out
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -210,6 +211,7 @@ def move_in(root: str) -> None:
 def give_up_rights(plan: Plan) -> None:
     limit(resource.RLIMIT_CORE, 0)  # a core dump would hold prompts
     limit(resource.RLIMIT_NPROC, plan["processes"])
+    allow_files()
     os.nice(plan["nice"])
     if not plan["user_namespace"]:
         drop_bounds()
@@ -228,6 +230,16 @@ def limit(which: int, wanted: int) -> None:
     _, most = resource.getrlimit(which)
     allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
     resource.setrlimit(which, (allowed, allowed))
+
+
+def allow_files() -> None:
+    """As many as engines ask for, each stream being one: they may not raise the limit themselves
+    any more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, max(most, FILES)))
+    except (OSError, ValueError):  # only root may, and others have what they have
+        return
 
 
 def enter_empty_user_namespace(plan: Plan) -> None:

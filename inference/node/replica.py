@@ -29,6 +29,7 @@ from inference.lifecycle import Stage
 from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
+from inference.node.limits import Limits
 from inference.node.record import Record, Wish
 from inference.node.store import Choice
 from inference.provisioners.base import (
@@ -70,6 +71,7 @@ class Host(Protocol):
 
     env: Environment
     walls: Walls
+    limits: Limits
 
     async def install(self, recipe: Recipe) -> str:
         """Make the engine's environment; its interpreter. Raises InstallProblem."""
@@ -275,9 +277,10 @@ class Replica:
             command=command,
             own_command=self.host.env.vllm_command,
             gpu_indices=tuple(self.record.gpu_indices),
+            memory_bytes=0 if self.host.env.vllm_command else self.record.memory_bytes,
         )
         try:
-            walls.put_up(resident, self.host.env)
+            walls.put_up(resident, self.host.env, self.host.limits)
         except walls.NoWalls as problem:
             raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
 
@@ -341,6 +344,9 @@ class Replica:
         code = self._exit_code()
         diagnosis = doctor.diagnose(code, logs.last_words(self.folder))
         self.record.exit_code = code
+        if self.host.limits.ran_out_of_memory(self.id):
+            self._exited(Reason.OUT_OF_MEMORY, "The engine took more memory than it may.")
+            return
         self._exited(Reason(diagnosis.reason), diagnosis.message)
 
     @contextlib.contextmanager
@@ -510,6 +516,7 @@ class Replica:
     def _tidy(self) -> None:
         """Remove what only a running engine needs; logs stay."""
         clear_run_folders(self.host.env, self.id)
+        self.host.limits.remove(self.id)
         shutil.rmtree(self.folder / "home", ignore_errors=True)
 
     # The record

@@ -24,6 +24,7 @@ from inference.engines.base import BadSetting, Recipe, Variant
 from inference.node import admission, environments, hardware, logs, processes, walls
 from inference.node.downloads import Downloads
 from inference.node.environments import InstallProgress
+from inference.node.limits import Limits, base
 from inference.node.record import Record, Wish, load
 from inference.node.replica import DELETE_GRACE, Replica, clear_run_folders
 from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
@@ -63,6 +64,7 @@ class Supervisor:
         self.name = socket.gethostname()
         self.gpus: list[Gpu] = []
         self.walls = Walls(up=False, message="Not tried yet.")
+        self.limits = Limits(base())
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
         self.downloads = Downloads(env)

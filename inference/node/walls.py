@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from inference.node import shim
+from inference.node.limits import Limits
 from inference.provisioners.base import Walls
 from portal.lib.env import Environment
 
@@ -50,6 +51,7 @@ class Resident(msgspec.Struct, kw_only=True, frozen=True):
     command: list[str]
     own_command: str = ""  # as the operator has written it
     gpu_indices: tuple[int, ...] = ()
+    memory_bytes: int = 0  # that it needs; 0: not known
 
 
 class NoWalls(Exception):
@@ -72,7 +74,7 @@ def possible(env: Environment) -> Walls:
             folder=folder, writable=(home,), home=home, model=None, command=[program]
         )
         try:
-            put_up(resident, env)
+            put_up(resident, env, Limits(None))
             why = _try(folder, program)
         except OSError as problem:
             why = f"They cannot be prepared: {problem.strerror}."
@@ -105,16 +107,17 @@ def _try(folder: Path, program: str) -> str:
 # Who and what
 
 
-def put_up(resident: Resident, env: Environment) -> None:
+def put_up(resident: Resident, env: Environment, limits: Limits) -> None:
     """Leave the plan for the shim, and hand the writable folders over to the engine's user. Raises
     NoWalls."""
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
         uid = gid = _free_user(env)
-        _check_readable(resident)
+        _make_readable(resident, env)
         for folder in resident.writable:
             os.chown(folder, uid, gid)
     (resident.folder / "root").mkdir(exist_ok=True)
+    processes = max(PROCESSES, PROCESSES_PER_CPU * (os.cpu_count() or 1))
     plan = _view(resident, env) | {
         "uid": uid,
         "gid": gid,
@@ -123,9 +126,9 @@ def put_up(resident: Resident, env: Environment) -> None:
         "home": str(resident.home),
         "folder": _working_folder(resident),
         "devices": _devices(resident.gpu_indices),
-        "processes": max(PROCESSES, PROCESSES_PER_CPU * (os.cpu_count() or 1)),
+        "processes": processes,
         "nice": NICENESS,
-        "groups": [],
+        "groups": limits.set(resident.folder.name, resident.memory_bytes, processes),
     }
     (resident.folder / "walls.json").write_text(json.dumps(plan))
 
@@ -148,14 +151,25 @@ def _known(users: range) -> bool:
     return False
 
 
-def _check_readable(resident: Resident) -> None:
+def _make_readable(resident: Resident, env: Environment) -> None:
+    """For the engine's user. What we have downloaded is ours to open, anything else is not."""
     model = resident.model
+    ours = (env.home / "models").resolve()
     for path in [model, *model.iterdir()] if model else []:
-        needed = 0o005 if path.is_dir() else 0o004
-        if path.stat().st_mode & needed != needed:
+        mode, needed = path.stat().st_mode, 0o005 if path.is_dir() else 0o004
+        if mode & needed == needed:
+            continue
+        if not path.resolve().is_relative_to(ours):
             raise NoWalls(
                 f"Engines run as users of their own, who may not read {path}. "
                 f"Let them: chmod -R o+rX {model}"
+            )
+        path.chmod(mode | needed)
+    for path in programs(resident.command):
+        if not path.stat().st_mode & 0o004:
+            raise NoWalls(
+                f"Engines run as users of their own, who may not read {path}. "
+                f"Let them: chmod -R o+rX {path}"
             )
 
 

