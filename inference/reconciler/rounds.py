@@ -5,7 +5,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from uuid import UUID
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from inference import samples
 from inference.hub import HubError
-from inference.lifecycle import Desired, InstanceState, Stage
+from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage
 from inference.models import Instance, Node, Replica, ScheduleEntry
 from inference.provisioners.base import (
     Health,
@@ -31,9 +31,10 @@ from inference.provisioners.base import (
     Unavailable,
 )
 from inference.reconciler import writes
-from inference.reconciler.decision import (
-    ATTEMPTS,
-    NO_ROOM_RETRY,
+from inference.reconciler.decision import NO_ROOM_RETRY, decide
+from inference.reconciler.place import handle_of, spec_of
+from inference.reconciler.schedule import wanted_replicas
+from inference.reconciler.steps import (
     Action,
     Bury,
     Create,
@@ -51,10 +52,7 @@ from inference.reconciler.decision import (
     Unmark,
     View,
     Wake,
-    decide,
 )
-from inference.reconciler.place import handle_of, spec_of
-from inference.reconciler.schedule import wanted_replicas
 
 ASK_AGAIN = 2.0  # seconds until a place that could not answer just now is asked again
 SWEEP = 60.0  # seconds until what a place keeps is looked through again, where nothing changed
@@ -114,6 +112,7 @@ class Reconciler:
                 log.exception("instance %s could not be reconciled", instance.id)
                 busy = True
         if look.reached and not only:
+            writes.keep_idle(_rested(look))
             self._remove_orphans(look)
             self._describe_nodes(look)
         return busy
@@ -236,10 +235,10 @@ class Reconciler:
             spec = spec_of(instance, replica)
             writes.accept(replica, self.provisioner.ensure(spec, handle_of(replica)))
         except Rejected as refusal:
-            _refused(instance, replica, refusal, _others_serve(replicas))
+            _refused(instance, replica, refusal, replicas)
         except HubError as problem:
             gone = Rejected(Reason.BAD_ARGUMENTS, problem.sentence)
-            _refused(instance, replica, gone, _others_serve(replicas))
+            _refused(instance, replica, gone, replicas)
         except (Retryable, Unavailable) as problem:
             log.info("instance %s: %s", instance.id, problem)
             writes.postpone(instance, _in(ASK_AGAIN))
@@ -289,39 +288,49 @@ class Reconciler:
         self._sweep_due = time.monotonic() + SWEEP
 
 
-def _refused(instance: Instance, replica: Replica, refusal: Rejected, others_serve: bool) -> None:
+def _refused(
+    instance: Instance, replica: Replica, refusal: Rejected, replicas: dict[str, Replica]
+) -> None:
     """The provisioner will not have it as it stands."""
     reason, message = refusal.reason, refusal.message
     if reason == Reason.INSUFFICIENT_CAPACITY:
         # It waits in line: room is made when another instance stops.
-        now = InstanceState(instance.state) if others_serve else InstanceState.PROVISIONING
-        waiting = Show(now, Stage.QUEUED, reason, message, retry_at=_in(NO_ROOM_RETRY))
-        if others_serve:
-            waiting = Show(
-                now,
-                Stage.QUEUED,
-                "" if now == InstanceState.READY else reason,
-                "" if now == InstanceState.READY else message,
-                retry_at=_in(NO_ROOM_RETRY),
-                rollout_reason=reason,
-                rollout_message=message,
-            )
-        writes.show(instance, waiting)
+        waiting = Show(InstanceState.PROVISIONING, Stage.QUEUED, reason, message)
+        waiting = replace(waiting, retry_at=_in(NO_ROOM_RETRY))
+        writes.show(instance, _beside_others(waiting, instance, replicas))
         return
+    failed = Show(InstanceState.FAILED, Stage.NONE, reason, message, ATTEMPTS)
     with transaction.atomic():
         writes.end(replica, End(str(replica.id), reason, message))
         writes.give_up(instance, GiveUp(reason, message))
-        if others_serve:
-            now = InstanceState(instance.state)
-            serving = Show(now, attempts=ATTEMPTS, rollout_reason=reason, rollout_message=message)
-            writes.show(instance, serving)
-        else:
-            failed = Show(InstanceState.FAILED, Stage.NONE, reason, message, ATTEMPTS)
-            writes.show(instance, failed)
+        writes.show(instance, _beside_others(failed, instance, replicas))
 
 
-def _others_serve(replicas: dict[str, Replica]) -> bool:
-    return any(replica.state == Replica.State.READY for replica in replicas.values())
+def _beside_others(shown: Show, instance: Instance, replicas: dict[str, Replica]) -> Show:
+    """The same, where others serve: an earlier generation as it did, or fewer than are wanted."""
+    serving = [r for r in replicas.values() if r.state == Replica.State.READY]
+    if any(r.generation != instance.generation for r in serving):
+        return replace(
+            shown,
+            state=InstanceState(instance.state),
+            reason="",
+            message="",
+            rollout_reason=shown.reason,
+            rollout_message=shown.message,
+        )
+    return replace(shown, state=InstanceState.DEGRADED) if serving else shown
+
+
+def _rested(look: _Look) -> list[Replica]:
+    """Those that have begun to rest, or to compute, since that was last written down."""
+    changed = []
+    for replica in (replica for replicas in look.replicas.values() for replica in replicas):
+        observed = _seen(look, str(replica.id))
+        since = observed.idle_since if observed else None
+        if replica.state == Replica.State.READY and replica.idle_since != since:
+            replica.idle_since = since
+            changed.append(replica)
+    return changed
 
 
 def _is_outside(action: Action) -> bool:

@@ -4,6 +4,7 @@ A person, or a second controller whose lock was taken from it, may have been fir
 written, `Overtaken` is raised and the next round looks again.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from statistics import median
 from typing import Any
@@ -19,7 +20,7 @@ from django.utils.translation import gettext_noop
 from inference.lifecycle import Desired, InstanceState, transition
 from inference.models import Instance, Replica, ServingInterval
 from inference.provisioners.base import Handle, Observed, Reason
-from inference.reconciler.decision import End, GiveUp, Show
+from inference.reconciler.steps import End, GiveUp, Show
 
 UNREACHABLE = gettext_noop(
     "The machine's supervisor cannot be reached; nothing changes until it answers."
@@ -152,6 +153,12 @@ def end(
         _serve_no_more(replica, ended.at or last_contact)
 
 
+def keep_idle(replicas: Collection[Replica]) -> None:
+    """Since when each computes nothing, for people to see; decisions go by what is observed."""
+    if replicas:
+        Replica.objects.bulk_update(replicas, ["idle_since"])
+
+
 def give_up(instance: Instance, gave_up: GiveUp) -> None:
     """The wanted revision could not start; one that has been ready before has no fault in itself"""
     instance.revisions.filter(number=instance.revision, first_ready_at=None).update(
@@ -205,14 +212,13 @@ def _serve_no_more(replica: Replica, at: datetime | None = None) -> None:
 
 def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:
     """What a start takes, and that this revision can."""
-    if replica.revision_id:
+    if replica.revision_id is not None:
         instance.revisions.filter(id=replica.revision_id, first_ready_at=None).update(
             first_ready_at=now, failed_at=None, failed_reason="", failed_message=""
         )
-    started = instance.replicas.exclude(ready_at=None).order_by("-ready_at")
-    times = started.values_list("ready_at", "created_at")[:STARTS_REMEMBERED]
-    took = [(ready - created).total_seconds() for ready, created in times if ready]
-    seconds = round(median(took))
+    started = instance.replicas.exclude(ready_at=None).order_by("-ready_at")[:STARTS_REMEMBERED]
+    took = [(r.ready_at - r.created_at).total_seconds() for r in started if r.ready_at]
+    seconds = max(0, round(median(took)))  # a clock may be put back
     if seconds != instance.typical_start_seconds:
         Instance.objects.filter(id=instance.id).update(typical_start_seconds=seconds)
         instance.typical_start_seconds = seconds

@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from inference.lifecycle import Desired, InstanceState, Stage, settled, transition
+from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage, settled, transition
 from inference.lifecycle import ForbiddenTransition as Forbidden
 from inference.provisioners.base import Observed, Phase, Reason
 from inference.reconciler.decision import (
-    APPROVAL,
-    ATTEMPTS,
     BLAMELESS,
     CIRCUMSTANCES,
     FEWER,
     HOPELESS,
     LONGEST_BACKOFF,
+    backoff,
+    decide,
+)
+from inference.reconciler.steps import (
+    APPROVAL,
     Action,
     Bury,
     Create,
@@ -35,8 +38,6 @@ from inference.reconciler.decision import (
     Unmark,
     View,
     Wake,
-    backoff,
-    decide,
 )
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

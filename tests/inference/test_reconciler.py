@@ -7,12 +7,11 @@ from django.utils import timezone
 
 from accounts.models import Organization, User
 from inference import demo
-from inference.lifecycle import Desired, InstanceState
+from inference.lifecycle import ATTEMPTS, Desired, InstanceState
 from inference.models import Instance, InstanceEvent, Node, Replica
 from inference.provisioners.base import Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
 from inference.reconciler import Reconciler
-from inference.reconciler.decision import ATTEMPTS
 
 
 @pytest.fixture

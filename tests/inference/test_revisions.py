@@ -246,6 +246,23 @@ def test_a_replica_that_cannot_start_beside_others_is_said_and_left_to_a_person(
     assert instance.revisions.get().failed_at is None  # it can start; another of it cannot
 
 
+def test_one_more_replica_than_there_is_room_for_says_so_and_comes_when_there_is(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    place.gpus = 1
+    instance = rounds(reconciler, a_wish(acme, alice, gpu_count=1))
+    instance.set_replicas(alice, 2)
+    rounds(reconciler, instance, 1)
+    assert (instance.state, instance.rollout_reason) == (InstanceState.DEGRADED, "")
+    assert instance.reason == Reason.INSUFFICIENT_CAPACITY
+    rounds(reconciler, instance)
+    assert "GPU" in instance.message
+    assert serving(instance) == [(1, 0)]
+    place.gpus = 2
+    rounds(reconciler, instance)
+    assert serving(instance) == [(1, 0), (1, 1)]
+
+
 def test_it_is_said_beforehand_what_a_change_does(
     instance: Instance, alice: User, reconciler: Reconciler
 ) -> None:

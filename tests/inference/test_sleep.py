@@ -130,6 +130,20 @@ def test_it_does_not_sleep_while_one_of_its_replicas_computes(
     assert rounds(reconciler, instance).state == InstanceState.READY
 
 
+def test_people_see_since_when_it_rests(
+    instance: Instance, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    replica = instance.replicas.get()
+    idle(place, 5)
+    reconciler.round()
+    replica.refresh_from_db()
+    assert replica.idle_since == place.replicas[str(replica.id)].idle_since
+    place.work(str(replica.id))
+    reconciler.round()
+    replica.refresh_from_db()
+    assert replica.idle_since is None
+
+
 def test_a_request_wakes_it_once(
     instance: Instance, reconciler: Reconciler, place: FakeProvisioner
 ) -> None:
