@@ -20,6 +20,7 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
     "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
     "truncated": (1, Code.DAMAGED_WEIGHTS, {}),
+    "number_format": (1, Code.NUMBER_FORMAT, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
 }
 QUOTED: dict[str, tuple[Code, dict[str, int]]] = {
