@@ -4,7 +4,7 @@ import pytest
 
 from inference.doctor import FINDINGS, Code, diagnose, without_paths
 from inference.provisioners.base import Reason
-from tests.inference.doctor_logs import CUDA, REAL, read
+from tests.inference.doctor_logs import QUOTED, REAL, read
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -17,9 +17,9 @@ def test_a_real_log_tells_what_was_wrong(name: str) -> None:
     assert facts.items() <= dict(diagnosis.facts).items()
 
 
-@pytest.mark.parametrize("name", CUDA)
-def test_a_gpus_failure_is_told_from_the_engines_own_texts(name: str) -> None:
-    expected, facts = CUDA[name]
+@pytest.mark.parametrize("name", QUOTED)
+def test_a_text_of_the_engines_source_tells_too(name: str) -> None:
+    expected, facts = QUOTED[name]
 
     diagnosis = diagnose(1, read(name))
 

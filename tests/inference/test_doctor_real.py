@@ -12,6 +12,7 @@ PYTHON = installed()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(960)
 @pytest.mark.skipif(PYTHON is None, reason="modelport engine install vllm")
 @pytest.mark.parametrize("name", REAL)
 def test_a_provoked_failure_is_told_from_the_log(name: str, tmp_path: Path) -> None:

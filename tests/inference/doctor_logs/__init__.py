@@ -1,6 +1,7 @@
 """Logs of engines that failed, as `tests.inference.provoking` had them, cut to what is near.
 
-Those of GPUs are put together from the texts in the engine's source; their first lines cite it.
+Those that take a GPU, or much patience, are put together from the texts of the engine's source that
+their first lines cite.
 """
 
 from pathlib import Path
@@ -19,9 +20,12 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
     "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
     "truncated": (1, Code.DAMAGED_WEIGHTS, {}),
+    "number_format": (1, Code.NUMBER_FORMAT, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
 }
-CUDA: dict[str, tuple[Code, dict[str, int]]] = {
+QUOTED: dict[str, tuple[Code, dict[str, int]]] = {
+    "chat_without_template": (Code.NO_CHAT_TEMPLATE, {}),
+    "cpu_kv_memory": (Code.HOST_MEMORY, {"free_mib": 20_941, "wanted_mib": 1_024_000}),
     "cuda_weights": (Code.GPU_MEMORY, {}),
     "cuda_kv_nothing": (Code.KV_NOTHING, {}),
     "cuda_busy": (Code.GPU_BUSY, {"free_mib": 31324, "total_mib": 81101}),
