@@ -33,10 +33,7 @@ UNDO_NEVER_TWICE = """
 ALTER TABLE inference_servinginterval DROP CONSTRAINT serving_intervals_never_overlap;
 DROP TYPE modelport_uuidrange;
 """
-# A name that is an adapter's is among what gateways must know.
 NOTIFY = """
-CREATE TRIGGER notify_gateways AFTER INSERT OR DELETE OR UPDATE ON inference_adapter
-    FOR EACH ROW EXECUTE FUNCTION modelport_notify_gateways();
 DROP TRIGGER notify_gateways ON inference_instance;
 CREATE TRIGGER notify_gateways
     AFTER INSERT OR DELETE
@@ -45,7 +42,6 @@ CREATE TRIGGER notify_gateways
     ON inference_instance FOR EACH ROW EXECUTE FUNCTION modelport_notify_gateways();
 """
 UNDO_NOTIFY = """
-DROP TRIGGER notify_gateways ON inference_adapter;
 DROP TRIGGER notify_gateways ON inference_instance;
 CREATE TRIGGER notify_gateways
     AFTER INSERT OR DELETE
@@ -62,91 +58,6 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.CreateModel(
-            name="Adapter",
-            fields=[
-                (
-                    "id",
-                    models.UUIDField(
-                        default=portal.lib.ids.uuid7,
-                        editable=False,
-                        primary_key=True,
-                        serialize=False,
-                    ),
-                ),
-                (
-                    "name",
-                    models.CharField(
-                        max_length=63,
-                        validators=[
-                            django.core.validators.RegexValidator(
-                                "^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$",
-                                "Use lower-case letters, digits, dots and dashes; begin and end with a letter or digit.",
-                            )
-                        ],
-                        verbose_name="name",
-                    ),
-                ),
-                (
-                    "model_source",
-                    models.CharField(
-                        choices=[
-                            ("bundled", "Bundled"),
-                            ("local", "Local folder"),
-                            ("hub", "Hugging Face"),
-                        ],
-                        max_length=16,
-                    ),
-                ),
-                ("model_id", models.CharField(max_length=512)),
-                ("model_revision", models.CharField(max_length=64)),
-                ("wanted", models.BooleanField(default=True)),
-                (
-                    "state",
-                    models.CharField(
-                        choices=[
-                            ("waiting", "Waiting"),
-                            ("loaded", "Loaded"),
-                            ("failed", "Failed"),
-                        ],
-                        default="waiting",
-                        max_length=8,
-                    ),
-                ),
-                ("message", models.TextField(blank=True)),
-                ("created_at", models.DateTimeField(auto_now_add=True)),
-            ],
-            options={
-                "ordering": ["name"],
-            },
-        ),
-        migrations.CreateModel(
-            name="FitRecord",
-            fields=[
-                (
-                    "replica",
-                    models.OneToOneField(
-                        on_delete=django.db.models.deletion.CASCADE,
-                        primary_key=True,
-                        related_name="fit_record",
-                        serialize=False,
-                        to="inference.replica",
-                    ),
-                ),
-                ("engine", models.CharField(max_length=32)),
-                ("architecture", models.CharField(max_length=120)),
-                ("dtype", models.CharField(blank=True, max_length=32)),
-                ("quantization", models.CharField(blank=True, max_length=120)),
-                ("gpu_type", models.CharField(blank=True, max_length=120)),
-                ("gpu_count", models.PositiveSmallIntegerField(default=0)),
-                ("estimated", models.JSONField(default=dict)),
-                ("measured", models.JSONField(default=dict)),
-                ("at", models.DateTimeField(auto_now_add=True)),
-            ],
-            options={
-                "ordering": ["-at"],
-            },
-        ),
         migrations.CreateModel(
             name="InstanceRevision",
             fields=[
@@ -458,34 +369,6 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.AddField(
-            model_name="adapter",
-            name="created_by",
-            field=models.ForeignKey(
-                null=True,
-                on_delete=django.db.models.deletion.SET_NULL,
-                related_name="+",
-                to=settings.AUTH_USER_MODEL,
-            ),
-        ),
-        migrations.AddField(
-            model_name="adapter",
-            name="instance",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="adapters",
-                to="inference.instance",
-            ),
-        ),
-        migrations.AddField(
-            model_name="adapter",
-            name="organization",
-            field=models.ForeignKey(
-                on_delete=django.db.models.deletion.PROTECT,
-                related_name="adapters",
-                to="accounts.organization",
-            ),
-        ),
-        migrations.AddField(
             model_name="instancerevision",
             name="created_by",
             field=models.ForeignKey(
@@ -574,12 +457,6 @@ class Migration(migrations.Migration):
                 on_delete=django.db.models.deletion.PROTECT,
                 related_name="served",
                 to="inference.replica",
-            ),
-        ),
-        migrations.AddConstraint(
-            model_name="adapter",
-            constraint=models.UniqueConstraint(
-                fields=("organization", "name"), name="one_adapter_per_name"
             ),
         ),
         migrations.AddConstraint(
