@@ -1,5 +1,7 @@
 """The engines, by name. PURE. One file each; a newcomer copies the nearest."""
 
-from inference.engines import base, vllm
+from inference.engines import base, transformers_serve, vllm
 
-ENGINES: dict[str, base.Engine] = {vllm.ENGINE.name: vllm.ENGINE}
+ENGINES: dict[str, base.Engine] = {
+    engine.name: engine for engine in (vllm.ENGINE, transformers_serve.ENGINE)
+}
