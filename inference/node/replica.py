@@ -99,6 +99,7 @@ class Replica:
         self.scratch = scratch_folder(host.env, self.id)
         self.socket = self.socket_folder / "engine.sock"
         self.engine = ENGINES[record.spec.engine]
+        self.own_command = host.env.own_command(self.engine.name)
         self.misses = 0
         self.refusals = 0
         self.log_offset = 0
@@ -200,7 +201,7 @@ class Replica:
                 Reason.NODE_LOST,
                 "The supervisor was restarted before the weights were fetched; try again.",
             )
-        if not self.host.env.vllm_command:
+        if not self.own_command:
             await self._have_engine()
         try:
             weight_bytes = await self._have_weights()
@@ -254,7 +255,7 @@ class Replica:
         )
 
     async def _launch(self) -> None:
-        record, own = self.record, shlex.split(self.host.env.vllm_command)
+        record, own = self.record, shlex.split(self.own_command)
         facts = self._launch_facts()
         # An operator's own command may be meant relative to where the supervisor was started.
         command = own or self.engine.command(await self._have_engine())
@@ -275,9 +276,9 @@ class Replica:
             home=self.folder / "home",
             model=Path(self.record.weights),
             command=command,
-            own_command=self.host.env.vllm_command,
+            own_command=self.own_command,
             gpu_indices=tuple(self.record.gpu_indices),
-            memory_bytes=0 if self.host.env.vllm_command else self.record.memory_bytes,
+            memory_bytes=0 if self.own_command else self.record.memory_bytes,
         )
         try:
             walls.put_up(resident, self.host.env, self.host.limits)

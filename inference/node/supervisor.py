@@ -138,7 +138,7 @@ class Supervisor:
         others = [r.record for r in self.replicas.values() if r is not replica]
         record = replica.record
         needed = admission.memory_needed(
-            replica.engine, record.spec, record.variant, weight_bytes, bool(self.env.vllm_command)
+            replica.engine, record.spec, record.variant, weight_bytes, bool(replica.own_command)
         )
         admission.check_memory(needed, hardware.memory_free(), admission.reserved(others))
         if record.gpu_indices:
@@ -244,7 +244,7 @@ class Supervisor:
         variant: Variant = "cuda" if spec.gpu_count else "cpu"
         chosen = self._choose_gpus(spec, weight_bytes, records)
         needed = admission.memory_needed(
-            engine, spec, variant, weight_bytes, bool(self.env.vllm_command)
+            engine, spec, variant, weight_bytes, bool(self.env.own_command(engine.name))
         )
         admission.check_memory(needed, hardware.memory_free(), admission.reserved(records))
         return Record(
@@ -276,7 +276,7 @@ class Supervisor:
         ]
 
     def _engine_status(self, name: str, recipe: Recipe, variant: Variant) -> EngineStatus:
-        own = bool(self.env.vllm_command)
+        own = bool(self.env.own_command(name))
         installed = own or environments.installed_python(recipe, self.env.home) is not None
         said = None if installed else environments.read_progress(recipe, self.env.home)
         return EngineStatus(

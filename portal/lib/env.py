@@ -66,6 +66,10 @@ class Environment:
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:12]
         return Path(tempfile.gettempdir()) / f"modelport-{os.getuid()}-{digest}"
 
+    def own_command(self, engine: str) -> str:
+        """The operator's own launch command of this engine; empty: its environment's."""
+        return self.vllm_command if engine == "vllm" else ""
+
     def make_run_dir(self) -> None:
         """Make the folder, and see that it is ours alone where others may make folders too.
 
