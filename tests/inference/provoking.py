@@ -222,7 +222,7 @@ def main(out: str, *names: str) -> None:
     assert python, "install the engine first: modelport engine install vllm"
     for name in names or PROVOCATIONS:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="mp-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="provoked-") as scratch:
             code, text = provoke(name, python, Path(scratch))
         (Path(out) / f"{name}.log").write_text(text)
         print(name, code, f"{time.monotonic() - began:.0f} s", flush=True)
