@@ -111,7 +111,7 @@ PROVOCATIONS: dict[str, Provocation] = {
     "other_shape": Provocation(config(intermediate_size=704)),
     "kv_space": Provocation(config(max_position_embeddings=2_000_000)),
     "host_memory": Provocation(settings={"kv_cache_gib": 1000}),
-    "memory_limit": Provocation(limit=5 * GIB),
+    "memory_limit": Provocation(limit=2 * GIB),
     "full_disk": Provocation(full=True),
     "damaged_environment": Provocation(python=lacking("msgspec")),
     "killed": Provocation(kill="api_server"),
@@ -222,7 +222,7 @@ def main(out: str, *names: str) -> None:
     assert python, "install the engine first: modelport engine install vllm"
     for name in names or PROVOCATIONS:
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="mp-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="provoked-") as scratch:
             code, text = provoke(name, python, Path(scratch))
         (Path(out) / f"{name}.log").write_text(text)
         print(name, code, f"{time.monotonic() - began:.0f} s", flush=True)
