@@ -3,6 +3,8 @@
 from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils.translation import gettext as _
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -13,7 +15,7 @@ from rest_framework.response import Response
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
 from inference import catalog, reconciler
-from inference.models import Instance, InstanceEvent
+from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
 from portal.lib.errors import Unavailable
@@ -25,6 +27,7 @@ class ProgressSerializer(serializers.Serializer[Instance]):
     done = serializers.IntegerField(source="progress_done", allow_null=True)
     total = serializers.IntegerField(source="progress_total", allow_null=True)
     unit = serializers.CharField(source="progress_unit")
+    seconds_left = serializers.IntegerField(source="progress_seconds_left", allow_null=True)
 
 
 class InstanceSerializer(serializers.ModelSerializer[Instance]):
@@ -48,13 +51,20 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "gpu_count",
             "queue_size",
             "queue_seconds",
+            "replica_count",
+            "sleep_after_minutes",
             "desired",
             "state",
             "stage",
             "reason",
             "message",
             "progress",
+            "approval",
             "generation",
+            "revision",
+            "rollout_reason",
+            "rollout_message",
+            "typical_start_seconds",
             "created_at",
             "ready_at",
         ]
@@ -64,19 +74,66 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "stage",
             "reason",
             "message",
+            "approval",
             "generation",
+            "revision",
+            "rollout_reason",
+            "rollout_message",
+            "typical_start_seconds",
             "created_at",
             "ready_at",
         ]
 
 
-class QueueSerializer(serializers.ModelSerializer[Instance]):
-    """The line in which requests wait for a turn where the instance is at its limit of requests at
-    a time."""
+class RunningSerializer(serializers.ModelSerializer[Instance]):
+    """What holds at once and starts nothing anew: how many replicas, when they sleep, and the line
+    in which requests wait where the instance is at its limit of requests at a time."""
 
     class Meta:
         model = Instance
-        fields: ClassVar = ["queue_size", "queue_seconds"]
+        fields: ClassVar = ["queue_size", "queue_seconds", "replica_count", "sleep_after_minutes"]
+
+
+class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
+    """One version of what an instance is started with. It never changes."""
+
+    class Meta:
+        model = InstanceRevision
+        fields: ClassVar = [
+            "number",
+            "model_source",
+            "model_id",
+            "model_revision",
+            "model_file",
+            "engine",
+            "settings",
+            "gpu_count",
+            "restores",
+            "created_at",
+            "first_ready_at",
+            "failed_at",
+            "failed_reason",
+            "failed_message",
+        ]
+
+
+class ChangeSerializer(serializers.Serializer[Instance]):
+    """What is to be otherwise; what is left out stays. `at_once` ends what serves first, where
+    there is no room for both."""
+
+    settings = serializers.DictField(required=False, help_text="All of them, not the difference.")
+    model_revision = serializers.CharField(required=False, max_length=64)
+    model_file = serializers.CharField(required=False, max_length=255, allow_blank=True)
+    gpu_count = serializers.IntegerField(required=False, min_value=0, max_value=64)
+    engine = serializers.CharField(required=False, max_length=32)
+    at_once = serializers.BooleanField(default=False)
+
+
+class RestoreSerializer(serializers.Serializer[Instance]):
+    """Which revision is wanted again."""
+
+    number = serializers.IntegerField(min_value=1)
+    at_once = serializers.BooleanField(default=False)
 
 
 class EventSerializer(serializers.ModelSerializer[InstanceEvent]):
@@ -120,17 +177,66 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
     def verb_remove(self, instance: Instance) -> None:
         instance.request_delete(self.membership.user)
 
-    @extend_schema(request=QueueSerializer, responses=InstanceSerializer)
+    @extend_schema(request=RunningSerializer, responses=InstanceSerializer)
     def partial_update(self, request: Request, **address: Any) -> Response:
-        """Change the line in which requests wait."""
+        """Change how many replicas run, when they sleep, and the line in which requests wait."""
         instance = self.get_object()
-        wish = QueueSerializer(instance, data=request.data, partial=True)
+        wish = RunningSerializer(instance, data=request.data, partial=True)
         wish.is_valid(raise_exception=True)
-        instance.set_queue(
-            wish.validated_data.get("queue_size", instance.queue_size),
-            wish.validated_data.get("queue_seconds", instance.queue_seconds),
-        )
+        said, by = wish.validated_data, self.membership.user
+        with transaction.atomic():
+            if {"queue_size", "queue_seconds"} & said.keys():
+                instance.set_queue(
+                    said.get("queue_size", instance.queue_size),
+                    said.get("queue_seconds", instance.queue_seconds),
+                )
+            if "replica_count" in said:
+                instance.set_replicas(by, said["replica_count"])
+            if "sleep_after_minutes" in said:
+                instance.set_sleep(by, said["sleep_after_minutes"])
         return Response(self.get_serializer(instance).data)
+
+    @extend_schema(
+        methods=["GET"], request=None, responses=RevisionSerializer(many=True), filters=False
+    )
+    @extend_schema(methods=["POST"], request=ChangeSerializer, responses={201: RevisionSerializer})
+    @action(detail=True, methods=["get", "post"])
+    def revisions(self, request: Request, **address: Any) -> Response:
+        """The versions of it, newest first; a new one is what is wanted from then on."""
+        instance = self.get_object()
+        if request.method == "GET":
+            page = self.paginate_queryset(instance.revisions.all())
+            return self.get_paginated_response(RevisionSerializer(page, many=True).data)
+        wish = ChangeSerializer(data=request.data)
+        wish.is_valid(raise_exception=True)
+        revision = instance.change(self.membership.user, **wish.validated_data)
+        return Response(RevisionSerializer(revision).data, status=201)
+
+    @extend_schema(request=RestoreSerializer, responses={201: RevisionSerializer})
+    @action(detail=True, methods=["post"])
+    def restore(self, request: Request, **address: Any) -> Response:
+        """Want an earlier revision again."""
+        wish = RestoreSerializer(data=request.data)
+        wish.is_valid(raise_exception=True)
+        instance = self.get_object()
+        number = wish.validated_data["number"]
+        if not instance.revisions.filter(number=number).exists():
+            raise ValidationError({"number": _("There is no such revision.")})
+        at_once = wish.validated_data["at_once"]
+        revision = instance.roll_back(self.membership.user, number, at_once=at_once)
+        return Response(RevisionSerializer(revision).data, status=201)
+
+    @extend_schema(request=None, responses=InstanceSerializer)
+    @action(detail=True, methods=["post"])
+    def sleep(self, request: Request, **address: Any) -> Response:
+        """Free what it holds until the next request wakes it."""
+        return self._after(lambda instance, user: instance.request_sleep(user))
+
+    @extend_schema(request=None, responses=InstanceSerializer)
+    @action(detail=True, methods=["post"])
+    def wake(self, request: Request, **address: Any) -> Response:
+        """Run it again after its sleep."""
+        return self._after(lambda instance, user: instance.request_wake(user))
 
     @extend_schema(request=None, responses=InstanceSerializer)
     @action(detail=True, methods=["post"])

@@ -2,6 +2,9 @@
 
 A folder is known by its path below the operator's own roots (`MODELPORT_MODELS`, `<home>/models`),
 one or two names deep (`mistral-7b`, `Qwen/Qwen3-8B`): nobody else's path can be asked for.
+
+Copies of the hub's own cache in `MODELPORT_MODELS` are known by the hub's names. Those in
+`<home>/models` are not offered: they were downloaded, perhaps with one organization's token.
 """
 
 import functools
@@ -39,9 +42,13 @@ class NotSafetensors(Exception):
 def folders() -> dict[str, Path]:
     """Every folder with a model, by id. Where two roots have the same id the first root wins."""
     found: dict[str, Path] = {}
-    for root in (*environment().model_folders, environment().home / "models"):
+    own, downloads = environment().model_folders, environment().home / "models"
+    for root in (*own, downloads):
         for folder in _models_below(root):
             found.setdefault(folder.relative_to(root).as_posix(), folder)
+        if root != downloads:
+            for name, folder in _hub_copies(root):
+                found.setdefault(name, folder)
     return dict(sorted(found.items()))
 
 
@@ -50,6 +57,20 @@ def _models_below(root: Path) -> Iterator[Path]:
         for config in sorted(root.glob(pattern)):
             if next(config.parent.glob("*.safetensors"), None):
                 yield config.parent
+
+
+def _hub_copies(root: Path) -> Iterator[tuple[str, Path]]:
+    """Models as the hub's own cache lays them out: of each the main branch, else the newest."""
+    for cached in sorted(root.glob("models--*")):
+        refs = cached / "refs" / "main"
+        main = refs.read_text().strip() if refs.is_file() else ""
+        configs = sorted(
+            cached.glob("snapshots/*/config.json"),
+            key=lambda config: (config.parent.name == main, config.parent.stat().st_mtime),
+        )
+        whole = [c.parent for c in configs if next(c.parent.glob("*.safetensors"), None)]
+        if whole:
+            yield cached.name.removeprefix("models--").replace("--", "/"), whole[-1]
 
 
 def local_card(model_id: str) -> ModelCard | None:

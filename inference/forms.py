@@ -139,9 +139,7 @@ class InstanceForm(forms.Form):
 
     def take_errors(self, error: ValidationError) -> None:
         """Show what the model refused beside the field that it is about."""
-        for name, messages in error.message_dict.items():
-            for message in messages:
-                self.add_error(name if name in self.fields else None, message)
+        add_errors(self, error)
 
 
 def _field(setting: Setting, card: ModelCard) -> forms.Field:
@@ -169,6 +167,62 @@ def _field(setting: Setting, card: ModelCard) -> forms.Field:
             min_value=int(setting.minimum or 0), max_value=int(setting.maximum or 2**31), **common
         )
     return forms.FloatField(min_value=setting.minimum, max_value=setting.maximum, **common)
+
+
+class ConfigurationForm(forms.Form):
+    """What the engine of an instance is started with. A change of it makes a new revision."""
+
+    def __init__(self, instance: Instance, data: QueryDict | None, gpus: int) -> None:
+        """`gpus`: as many as the largest machine has."""
+        kept = {PREFIX + name: value for name, value in instance.settings.items()}
+        super().__init__(data, initial=kept | {"gpu_count": instance.gpu_count})
+        self.instance = instance
+        if instance.gpu_count:
+            counts = sorted({1, 2, 4, 8, instance.gpu_count} & set(range(1, max(gpus, 1) + 1)))
+            self.fields["gpu_count"] = forms.TypedChoiceField(
+                label=_("GPUs"),
+                choices=[(n, str(n)) for n in counts or [instance.gpu_count]],
+                coerce=int,
+                widget=forms.Select(attrs={"class": "select w-full"}),
+            )
+        card = ModelCard(source=instance.model_source, model_id=instance.model_id)
+        variant: Variant = "cuda" if instance.gpu_count else "cpu"
+        for setting in ENGINES[instance.engine].settings:
+            if variant in setting.variants:
+                self.fields[PREFIX + setting.name] = _field(setting, card)
+        self.fields["at_once"] = forms.BooleanField(
+            label=_("Replace what runs at once"),
+            required=False,
+            widget=forms.CheckboxInput(attrs={"class": "input"}),
+            help_text=_(
+                "Needs no room for both, but nothing answers until the new one is ready. "
+                "Otherwise the old one answers until then."
+            ),
+        )
+
+    def change(self, by: User) -> bool:
+        """Want it so; False, with errors in the form, where that is refused."""
+        settings = {
+            name.removeprefix(PREFIX): value
+            for name, value in self.cleaned_data.items()
+            if name.startswith(PREFIX) and value not in {None, ""}
+        }
+        count = self.cleaned_data.get("gpu_count")
+        try:
+            self.instance.change(
+                by, settings=settings, gpu_count=count, at_once=self.cleaned_data["at_once"]
+            )
+        except ValidationError as error:
+            add_errors(self, error)
+        return not self.errors
+
+
+def add_errors(form: forms.Form, error: ValidationError) -> None:
+    """Show what a verb refused beside the field that it is about."""
+    by_field = error.message_dict if hasattr(error, "error_dict") else {"": error.messages}
+    for name, messages in by_field.items():
+        for message in messages:
+            form.add_error(name if name in form.fields else None, message)
 
 
 def request_instance(form: InstanceForm, organization: Organization, by: User) -> Instance | None:

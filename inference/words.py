@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 
 from inference.engines import ENGINES
 from inference.lifecycle import Desired, InstanceState, Stage
-from inference.models import Instance
+from inference.models import Instance, InstanceRevision
 from inference.provisioners.base import Reason
 
 STATES: dict[str, tuple[str, Promise]] = {
@@ -16,7 +16,7 @@ STATES: dict[str, tuple[str, Promise]] = {
     InstanceState.PROVISIONING: ("info", _("Preparing")),
     InstanceState.LOADING: ("info", _("Loading")),
     InstanceState.READY: ("ok", _("Ready")),
-    InstanceState.DEGRADED: ("warn", _("Not answering")),
+    InstanceState.DEGRADED: ("warn", _("Degraded")),
     InstanceState.ASLEEP: ("idle", _("Asleep")),
     InstanceState.STOPPING: ("info", _("Stopping")),
     InstanceState.STOPPED: ("idle", _("Stopped")),
@@ -74,6 +74,14 @@ EVENTS: dict[str, Promise] = {
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
+    "rolled_back": _("Rolled back"),
+    "changed": _("Changed"),
+    "replaced": _("Replaced"),
+    "scaled": _("Replicas changed"),
+    "sleep_changed": _("Sleep changed"),
+    "schedule_changed": _("Schedule changed"),
+    "approved": _("Approved"),
+    "refused": _("Refused"),
     "unreachable": _("Out of reach"),
     "slo_missed": _("Target missed"),
     "slo_met": _("Target met again"),
@@ -81,10 +89,24 @@ EVENTS: dict[str, Promise] = {
 }
 
 
+# What a revision has beside the engine's settings.
+PARTS: dict[str, Promise] = {
+    "model_id": _("Model"),
+    "model_revision": _("Model revision"),
+    "model_file": _("File"),
+    "engine": _("Engine"),
+    "gpu_count": _("GPUs"),
+}
+
+
 def sentence(instance: Instance) -> Promise | str:
     """How it is, in a sentence."""
     if instance.desired == Desired.DELETED:
         return _("It is being deleted.")
+    if instance.approval == Instance.Approval.PENDING and instance.desired == Desired.RUNNING:
+        return _("It is large enough for an operator to decide first.")
+    if instance.desired == Desired.ASLEEP and instance.state != InstanceState.ASLEEP:
+        return _("It is falling asleep.")
     if instance.desired == Desired.STOPPED and instance.state != InstanceState.STOPPED:
         return _("It is being stopped.")
     return SENTENCES.get(instance.state, "")
@@ -107,6 +129,25 @@ def settings_in_words(engine: str, chosen: Mapping[str, object]) -> list[tuple[s
                 value = gettext("on") if value else gettext("off")
             named.append((gettext(setting.label), value))
     return named
+
+
+def differences(
+    before: InstanceRevision, after: InstanceRevision
+) -> list[tuple[Promise | str, object, object]]:
+    """What the later one has otherwise: under which name, what was, what is."""
+    found: list[tuple[Promise | str, object, object]] = [
+        (label, getattr(before, name) or "–", getattr(after, name) or "–")
+        for name, label in PARTS.items()
+        if getattr(before, name) != getattr(after, name)
+    ]
+    former = dict(settings_in_words(before.engine, before.settings))
+    latter = dict(settings_in_words(after.engine, after.settings))
+    automatic = gettext("automatic")
+    for label in [*former, *(label for label in latter if label not in former)]:
+        was, now = former.get(label, automatic), latter.get(label, automatic)
+        if was != now:
+            found.append((label, was, now))
+    return found
 
 
 def event_title(reason: str) -> Promise | str:

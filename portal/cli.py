@@ -15,7 +15,9 @@ COMMANDS = {
     "meter": "ships this machine's usage journals into the database",
     "metrics": "tells Prometheus of gateways that have no pages beside them",
     "engine": "install an engine: modelport engine install vllm",
+    "models": "list, check and clean the downloaded models of this machine",
     "doctor": "say what is missing on this machine and how to mend it",
+    "operator": "make a person an operator: modelport operator EMAIL",
     "bootstrap": "make an organization and a management key, for scripts",
     "migrate": "bring the database up to this version",
 }

@@ -1,7 +1,12 @@
+from collections.abc import Mapping
+from datetime import datetime
 from typing import ClassVar
 
-from django.db import models
+from django.core.exceptions import ValidationError
+from django.db import models, transaction
 from django.db.models import Q
+from django.utils import timezone
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
@@ -33,6 +38,29 @@ class PriceBook(models.Model):
         own_first = models.F("organization").asc(nulls_last=True)
         books = cls.objects.filter(Q(organization=organization) | Q(organization=None))
         return books.order_by(own_first, "-created_at")[0]
+
+    @classmethod
+    def of_house(cls) -> "PriceBook":
+        """The house's newest."""
+        return cls.objects.filter(organization=None).order_by("-created_at")[0]
+
+    @transaction.atomic
+    def set_rates(
+        self, rates: Mapping[str, int], effective_at: datetime | None = None
+    ) -> "PriceVersion":
+        """What holds from then on, or from now: nano-units by `Rate.Meter`. Raises ValidationError.
+
+        What was used until then keeps its price.
+        """
+        now = timezone.now()
+        if effective_at is not None and effective_at < now:
+            message = gettext("Prices cannot change for what has been used already.")
+            raise ValidationError({"effective_at": message})
+        version = self.versions.create(effective_at=effective_at or now)
+        Rate.objects.bulk_create(
+            Rate(version=version, meter=meter, nano=rates[meter]) for meter in Rate.Meter
+        )
+        return version
 
 
 class PriceVersion(models.Model):

@@ -203,13 +203,29 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "instances",
-                    models.PositiveIntegerField(blank=True, null=True, verbose_name="instances"),
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="How many it may have, whether they run or not.",
+                        null=True,
+                        verbose_name="instances",
+                    ),
                 ),
-                ("gpus", models.PositiveIntegerField(blank=True, null=True, verbose_name="GPUs")),
+                (
+                    "gpus",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="How many its instances may hold together.",
+                        null=True,
+                        verbose_name="GPUs",
+                    ),
+                ),
                 (
                     "approval_above_gpus",
                     models.PositiveIntegerField(
-                        blank=True, null=True, verbose_name="approval above"
+                        blank=True,
+                        help_text="GPUs of one instance above which an operator decides first.",
+                        null=True,
+                        verbose_name="approval above",
                     ),
                 ),
                 ("changed_at", models.DateTimeField(auto_now=True)),
@@ -351,6 +367,11 @@ class Migration(migrations.Migration):
                 ],
                 verbose_name="sleeps after",
             ),
+        ),
+        migrations.AddField(
+            model_name="instance",
+            name="sleeps_by_schedule",
+            field=models.BooleanField(default=False),
         ),
         migrations.AddField(
             model_name="instance",

@@ -1,5 +1,6 @@
 from django.db import models
 
+from inference.models.instance import wake_controller
 from portal.lib.ids import uuid7
 
 
@@ -19,3 +20,20 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def cordon(self) -> None:
+        """Nothing new starts there; what runs stays."""
+        self._want(cordoned=True, draining=False)
+
+    def drain(self) -> None:
+        """Nothing new starts there, and what runs ends once it has answered."""
+        self._want(cordoned=True, draining=True)
+
+    def open(self) -> None:
+        """It takes engines again."""
+        self._want(cordoned=False, draining=False)
+
+    def _want(self, *, cordoned: bool, draining: bool) -> None:
+        self.cordoned, self.draining = cordoned, draining
+        self.save(update_fields=["cordoned", "draining"])
+        wake_controller()

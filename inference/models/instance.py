@@ -1,5 +1,6 @@
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
@@ -14,6 +15,8 @@ from accounts.tenancy import TenantQuerySet
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting
 from inference.lifecycle import Desired, InstanceState, Stage, settled
+from inference.models.changes import Changes
+from inference.models.quota import check_quota, needs_approval
 from portal.lib.ids import uuid7
 
 served_model_name = RegexValidator(
@@ -31,7 +34,7 @@ class InstanceQuerySet(TenantQuerySet):
         return self.filter(deleted_at=None)
 
 
-class Instance(models.Model):
+class Instance(Changes, models.Model):
     """A tenant's dedicated running model.
 
     A person writes `desired` (through the request_* verbs), the reconciler writes the rest of the
@@ -92,6 +95,7 @@ class Instance(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(10_080)],
         help_text=_("Minutes without a request; it wakes with the next one. Empty: never."),
     )
+    sleeps_by_schedule = models.BooleanField(default=False)  # else nobody had asked anything
     # Whether this generation may end its forerunner before it is ready, for want of room.
     replaces_at_once = models.BooleanField(default=False)
     approval = models.CharField(max_length=8, choices=Approval, blank=True, default="")
@@ -163,6 +167,8 @@ class Instance(models.Model):
         gpu_count: int = 0,
         queue_size: int = 0,
         queue_seconds: int = 30,
+        replica_count: int = 1,
+        sleep_after_minutes: int | None = None,
     ) -> "Instance":
         """Ask for a new instance. Raises ValidationError, its messages by field."""
         instance = cls(
@@ -176,12 +182,15 @@ class Instance(models.Model):
             gpu_count=gpu_count,
             queue_size=queue_size,
             queue_seconds=queue_seconds,
+            replica_count=replica_count,
+            sleep_after_minutes=sleep_after_minutes,
             created_by=by,
         )
         instance.full_clean(exclude=["created_by"], validate_constraints=False)
         instance._take_name()
+        instance.write_revision(by)
         instance.note("requested", gettext_noop("The instance was requested."), by=by)
-        _wake_controller()
+        wake_controller(instance.id)
         return instance
 
     def request_start(self, by: User | None) -> bool:
@@ -215,6 +224,19 @@ class Instance(models.Model):
             by,
         )
 
+    def fall_asleep(self, *, by_schedule: bool) -> bool:
+        """What the person has laid down for when nobody asks. False where that was overtaken."""
+        return self._want(
+            Desired.ASLEEP,
+            models.Q(desired=Desired.RUNNING, generation=self.generation),
+            "sleep_requested",
+            gettext_noop("The schedule puts it to sleep.")
+            if by_schedule
+            else gettext_noop("Nobody has asked it anything for a while; it goes to sleep."),
+            None,
+            sleeps_by_schedule=by_schedule,
+        )
+
     def request_wake(self, by: User | None) -> bool:
         """Run it again after its sleep. False unless it is to sleep."""
         return self._want(
@@ -233,6 +255,7 @@ class Instance(models.Model):
             "restart_requested",
             gettext_noop("A restart was requested."),
             by,
+            replaces_at_once=self.replica_count == 1,  # several take turns
         )
 
     def request_delete(self, by: User | None) -> bool:
@@ -245,11 +268,35 @@ class Instance(models.Model):
             by,
         )
 
+    @transaction.atomic
+    def decide_approval(self, by: User, *, granted: bool) -> bool:
+        """An operator's word on it. False where another was first."""
+        word = self.Approval.GRANTED if granted else self.Approval.REFUSED
+        pending = type(self).objects.filter(id=self.id, approval=self.Approval.PENDING)
+        if not pending.update(approval=word.value):
+            return False
+        self.refresh_from_db()
+        if granted:
+            self.note("approved", gettext_noop("An operator has approved the request."), by=by)
+        else:
+            self.note("refused", gettext_noop("An operator has refused the request."), by=by)
+        wake_controller(self.id)
+        return True
+
+    def wake(self) -> None:
+        """Have the controller look at it."""
+        wake_controller(self.id)
+
+    @staticmethod
+    def checked(engine: str, settings: Mapping[str, object]) -> dict[str, Any]:
+        """The settings in their types and ranges. Raises ValidationError."""
+        return checked_settings(engine, settings)
+
     def set_queue(self, size: int, seconds: int) -> None:
         """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
         self.queue_size, self.queue_seconds = size, seconds
         fields = ["queue_size", "queue_seconds"]
-        self.clean_fields(exclude={field.name for field in self._meta.fields} - set(fields))
+        self._clean_only(*fields)
         self.save(update_fields=fields)
 
     def note(self, reason: str, message: str, *, by: User | None = None, code: str = "") -> None:
@@ -271,11 +318,19 @@ class Instance(models.Model):
             raise ValidationError({"name": _("An instance with this name exists already.")})
         if self.organization.routes.filter(name=self.name).exists():
             raise ValidationError({"name": _("A route has this name already.")})
+        check_quota(self)
+        self.approval = self.Approval.PENDING.value if needs_approval(self) else ""
         self.save()
 
     @transaction.atomic
     def _want(
-        self, desired: Desired, only_if: models.Q, reason: str, message: str, by: User | None
+        self,
+        desired: Desired,
+        only_if: models.Q,
+        reason: str,
+        message: str,
+        by: User | None,
+        **also: object,
     ) -> bool:
         """State what is wanted, unless someone was first. A deleted instance wants nothing more."""
         starts = desired == Desired.RUNNING
@@ -289,12 +344,13 @@ class Instance(models.Model):
                 generation=F("generation") + (1 if starts else 0),
                 attempts=0,
                 retry_at=None,
+                **({"sleeps_by_schedule": False, "rollout_reason": ""} | also),
             )
         )
         self.refresh_from_db()
         if changed:
             self.note(reason, message, by=by)
-            _wake_controller()
+            wake_controller(self.id)
         return bool(changed)
 
 
@@ -308,7 +364,9 @@ def checked_settings(engine: str, settings: Mapping[str, object]) -> dict[str, A
         raise ValidationError({"settings": str(problem)}) from problem
 
 
-def _wake_controller() -> None:
-    """On commit; the controller looks by itself too, only later."""
+def wake_controller(instance_id: UUID | None = None) -> None:
+    """Have the controller look, at one instance or at all. On commit; it looks by itself too, only
+    later."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, '')", [CONTROLLER_CHANNEL])
+        about = str(instance_id) if instance_id else ""
+        cursor.execute("SELECT pg_notify(%s, %s)", [CONTROLLER_CHANNEL, about])

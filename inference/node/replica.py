@@ -26,10 +26,11 @@ from inference import doctor
 from inference.engines import ENGINES
 from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, fetch, figures, logs, processes, shim, weights
+from inference.node import environments, figures, logs, processes, shim, stock, weights
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.record import Record, Wish
+from inference.node.store import Choice
 from inference.provisioners.base import (
     Observed,
     Phase,
@@ -70,6 +71,10 @@ class Host(Protocol):
 
     async def install(self, recipe: Recipe) -> str:
         """Make the engine's environment; its interpreter. Raises InstallProblem."""
+        ...
+
+    async def fetch(self, choice: Choice, token: str, tell: Callable[[Progress], None]) -> str:
+        """Have the model on this machine; its folder. Raises WeightsProblem."""
         ...
 
     def admit(self, replica: "Replica", weight_bytes: int) -> None:
@@ -213,47 +218,18 @@ class Replica:
         record = self.record
         if record.spec.model_source == "hub":
             self._move(Phase.PROVISIONING, Stage.DOWNLOADING, "Downloading the model.")
-            record.weights = await self._fetch()
+            choice = stock.choice_of(record.spec)
+            record.weights = await self.host.fetch(choice, self.hub_token, self._show)
             self.hub_token = ""
         else:
             record.weights = record.spec.model_path
-        return await asyncio.to_thread(weights.check_folder, Path(record.weights))
-
-    async def _fetch(self) -> str:
-        spec, env = self.record.spec, self.host.env
-        variables = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        variables |= {name: v for name, v in os.environ.items() if name.lower().endswith("_proxy")}
-        variables |= {"HF_ENDPOINT": env.hf_endpoint, "HF_HUB_DISABLE_TELEMETRY": "1"}
-        variables |= {"HF_HOME": str(env.home / "cache" / "hub"), "PYTHONPATH": _our_root()}
-        if self.hub_token:
-            variables["HF_TOKEN"] = self.hub_token
-        fetcher = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", fetch.__name__, spec.model_id, spec.model_revision),
-            str(env.home / "models"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,  # progress bars; what matters is said on stdout
-            env=variables,
+        return await asyncio.to_thread(
+            weights.check_folder, Path(record.weights), record.spec.model_file
         )
-        try:
-            return await self._hear(fetcher)
-        finally:
-            if fetcher.returncode is None:
-                fetcher.kill()
-                await fetcher.wait()
 
-    async def _hear(self, fetcher: asyncio.subprocess.Process) -> str:
-        assert fetcher.stdout is not None  # noqa: S101  - asked for above
-        async for line in fetcher.stdout:
-            said = json.loads(line)
-            if "path" in said:
-                return str(said["path"])
-            if "reason" in said:
-                raise weights.WeightsProblem(Reason(said["reason"]), said["message"])
-            self.record.progress = Progress(said["done"], said["total"], "bytes")
-        raise weights.WeightsProblem(
-            Reason.CRASHED, "The download ended unexpectedly; starting again resumes it."
-        )
+    def _show(self, progress: Progress) -> None:
+        if self.record.stage is Stage.DOWNLOADING:  # not once it is to stop
+            self.record.progress = progress
 
     # The process
 
@@ -540,8 +516,3 @@ def scratch_folder(env: Environment, replica_id: str) -> Path:
 
 def _process_name(shim: processes.Identity | None) -> str:
     return f"{shim.boot}:{shim.pid}:{shim.start_ticks}" if shim else ""
-
-
-def _our_root() -> str:
-    """Where our packages are, for a child that is not started in our folder."""
-    return str(Path(__file__).resolve().parent.parent.parent)

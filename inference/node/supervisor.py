@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,12 @@ import structlog
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Recipe, Variant
 from inference.node import admission, environments, hardware, logs, processes
+from inference.node.downloads import Downloads
 from inference.node.environments import InstallProgress
 from inference.node.record import Record, Wish, load
 from inference.node.replica import DELETE_GRACE, Replica, clear_run_folders
 from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
+from inference.node.store import Choice
 from inference.node.weights import WeightsProblem, check_folder
 from inference.provisioners.base import (
     EngineStatus,
@@ -40,6 +43,7 @@ from inference.provisioners.base import (
     ProvisionerError,
     Reason,
     Rejected,
+    Sight,
     Spec,
 )
 from portal.lib.env import Environment, environment
@@ -55,9 +59,12 @@ class Supervisor:
     def __init__(self, env: Environment) -> None:
         self.env = env
         self.replicas: dict[str, Replica] = {}
+        self.name = socket.gethostname()
         self.gpus: list[Gpu] = []
         self.installs: dict[str, asyncio.Task[str]] = {}
         self.cancelled = threading.Event()  # ends installations when we leave
+        self.downloads = Downloads(env)
+        self.tidying: asyncio.Task[None] | None = None
 
     # Life
 
@@ -66,9 +73,13 @@ class Supervisor:
         self.gpus = await asyncio.to_thread(hardware.gpus)
         for folder in sorted((self.env.home / "instances").glob("*/")):
             await self._take_up(folder)
+        # Not before: what a record does not name may be removed.
+        self.tidying = asyncio.create_task(self.downloads.keep_tidy(), name="tidy models")
 
     async def close(self, *, stop_engines: bool) -> None:
         self.cancelled.set()
+        if self.tidying is not None:
+            self.tidying.cancel()
         if stop_engines:
             for replica in self.replicas.values():
                 replica.end(
@@ -112,6 +123,9 @@ class Supervisor:
             cancelled=self.cancelled,
         )
         return str(python)
+
+    async def fetch(self, choice: Choice, token: str, tell: Callable[[Progress], None]) -> str:
+        return await self.downloads.fetch(choice, token, tell)
 
     def admit(self, replica: Replica, weight_bytes: int) -> None:
         others = [r.record for r in self.replicas.values() if r is not replica]
@@ -171,7 +185,16 @@ class Supervisor:
             return Observed(phase=Phase.GONE)
         if replica.record.phase is Phase.PROVISIONING:
             self._show_installation(replica)
-        return replica.observed()
+        gpus = [gpu.name for gpu in self.gpus if gpu.index in replica.record.gpu_indices]
+        return msgspec.structs.replace(
+            replica.observed(), node=self.name, gpu_type=gpus[0] if gpus else ""
+        )
+
+    def observe_all(self) -> list[Sight]:
+        return [
+            Sight(replica.record.handle(), self.observe(id_))
+            for id_, replica in list(self.replicas.items())
+        ]
 
     def stop(self, replica_id: str, grace: float) -> None:
         if replica := self.replicas.get(replica_id):
@@ -275,7 +298,7 @@ def _weight_bytes(spec: Spec) -> int:
     if spec.model_source == "hub":
         return 0
     try:
-        return check_folder(Path(spec.model_path))
+        return check_folder(Path(spec.model_path), spec.model_file)
     except WeightsProblem as problem:
         raise Rejected(problem.reason, problem.message) from problem
 
@@ -290,6 +313,7 @@ class Listener:
             "offers": lambda p: supervisor.offers(msgspec.convert(p["spec"], Spec)),
             "ensure": lambda p: supervisor.ensure(msgspec.convert(p["spec"], Spec)),
             "observe": lambda p: supervisor.observe(p["replica_id"]),
+            "observe_all": lambda p: supervisor.observe_all(),
             "stop": lambda p: supervisor.stop(p["replica_id"], float(p["grace"])),
             "delete": lambda p: supervisor.delete(p["replica_id"]),
             "logs": lambda p: supervisor.logs(p["replica_id"], p["offset"], p["limit"]),
@@ -351,8 +375,8 @@ async def run(env: Environment, *, stop_engines: bool = False) -> None:
         os.close(lock)
 
 
-def _clear(socket: Path) -> None:
-    socket.unlink(missing_ok=True)
+def _clear(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _lock(home: Path) -> int:

@@ -68,6 +68,7 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     model_id: str
     model_revision: str  # the commit hash for "hub"
     model_path: str = ""  # the folder, for "bundled" and "local"
+    model_file: str = ""  # the chosen .gguf in it; empty: all its safetensors
     served_model_name: str
     settings: dict[str, bool | int | float | str] = {}
     gpu_count: int = 0
@@ -101,6 +102,7 @@ class Progress(msgspec.Struct, frozen=True):
     done: int
     total: int | None  # None: not known yet
     unit: str  # "bytes" | "packages"
+    seconds_left: int | None = None  # at the pace of the last seconds; None: cannot be told
 
 
 class ProbeUsage(msgspec.Struct, frozen=True):
@@ -109,6 +111,15 @@ class ProbeUsage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     requests: int = 1
+
+
+class Measured(msgspec.Struct, kw_only=True, frozen=True):
+    """What an engine said of itself at its start; None: it said nothing."""
+
+    kv_cache_tokens: int | None = None
+    max_concurrency: float | None = None  # requests of full context at a time
+    weight_bytes: int | None = None
+    kv_cache_bytes: int | None = None
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -165,13 +176,23 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    node: str = ""  # the machine's name
+    gpu_type: str = ""
     gpu_indices: list[int] = []
+    measured: Measured | None = None
     started_at: datetime | None = None  # UTC, the process's start
     ready_at: datetime | None = None
     figures: Figures | None = None
     # UTC: since when it has had no request and no counter has moved. None: it computes, it is not
     # ready, or its engine does not say.
     idle_since: datetime | None = None
+
+
+class Sight(msgspec.Struct, frozen=True):
+    """One of all replicas that a place knows, as it is now."""
+
+    handle: Handle
+    observed: Observed
 
 
 class Gpu(msgspec.Struct, frozen=True):
@@ -250,6 +271,10 @@ class Provisioner(Protocol):
         ...
 
     def observe(self, handle: Handle) -> Observed: ...
+
+    def observe_all(self) -> list[Sight]:
+        """All replicas that this place knows: one look for all, however many there are."""
+        ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""

@@ -22,6 +22,7 @@ from inference.provisioners.base import (
     ProbeUsage,
     Reason,
     Rejected,
+    Sight,
     Spec,
     Unavailable,
 )
@@ -100,6 +101,11 @@ class FakeProvisioner:
         self._advance(handle.replica_id, replica)
         return observed
 
+    def observe_all(self) -> list[Sight]:
+        self._reach()
+        handles = [_handle(replica.spec) for replica in self.replicas.values()]
+        return [Sight(handle, self.observe(handle)) for handle in handles]
+
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._reach()
         replica = self.replicas.get(handle.replica_id)
@@ -174,6 +180,7 @@ class FakeProvisioner:
             probe=ProbeUsage(6, 2) if up else None,
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
+            node="fake",
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
             figures=replica.figures if up else None,
@@ -188,8 +195,9 @@ class FakeProvisioner:
                 replica.phase, replica.message = Phase.EXITED, "Stopped."
         elif replica.phase is not Phase.EXITED:
             replica.started_at = replica.started_at or datetime.now(UTC)
-            replica.idle_since = replica.idle_since or replica.started_at
-            replica.step = min(replica.step + 1, len(_WAY_UP) - 1)
+            if replica.step + 1 < len(_WAY_UP):
+                replica.step += 1
+                replica.idle_since = datetime.now(UTC)
 
 
 def _note(replica: _Replica, reason: str, message: str) -> None:

@@ -14,6 +14,7 @@ from inference.provisioners.base import (
     LogChunk,
     Observed,
     Offer,
+    Sight,
     Spec,
     Unavailable,
 )
@@ -40,6 +41,9 @@ class LocalProvisioner:
 
     def observe(self, handle: Handle) -> Observed:
         return self._call("observe", Observed, replica_id=handle.replica_id)
+
+    def observe_all(self) -> list[Sight]:
+        return self._call("observe_all", list[Sight])
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._call("stop", None, replica_id=handle.replica_id, grace=grace)

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from django.conf import settings
@@ -24,14 +25,22 @@ def run(stop: threading.Event) -> None:
     """Reconcile until asked to stop: at once when a person wants something, else by the clock."""
     reconciler = Reconciler(provisioner())
     with contextlib.closing(_Bell(settings.ENV.database)) as bell:
+        about: set[UUID] = set()
+        busy, due = True, 0.0  # monotonic seconds; then the whole is looked at again
         while not stop.is_set():
+            whole = time.monotonic() >= due
             try:
-                busy = reconciler.round()
+                moves = reconciler.round(() if whole else about)
             except (OperationalError, InterfaceError) as error:
                 log.warning("instances wait for the database: %s", error)
                 connection.close()
-                busy = True
-            bell.wait(BUSY_ROUND if busy else QUIET_ROUND, stop)
+                moves = True
+            busy = moves if whole else busy or moves
+            next_due = time.monotonic() + (BUSY_ROUND if busy else QUIET_ROUND)
+            due = next_due if whole else min(due, next_due)
+            about = bell.wait(due, stop)
+            if not about:
+                due = 0.0
 
 
 class _Bell:
@@ -43,15 +52,19 @@ class _Bell:
         self._database = database
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
-    def wait(self, seconds: float, stop: threading.Event) -> None:
-        deadline = time.monotonic() + seconds
-        while not stop.is_set() and time.monotonic() < deadline:
+    def wait(self, due: float, stop: threading.Event) -> set[UUID]:
+        """The instances that somebody wants something of; none where all are to be looked at."""
+        while not stop.is_set() and (left := due - time.monotonic()) > 0:
             try:
-                if any(self._listening().notifies(timeout=self.SLICE, stop_after=1)):
-                    return
+                heard = self._listening().notifies(timeout=min(left, self.SLICE), stop_after=1)
+                called = [notice.payload for notice in heard]
             except psycopg.OperationalError:
                 self.close()
                 stop.wait(self.SLICE)
+                continue
+            if called:
+                return {UUID(id_) for id_ in called if id_}
+        return set()
 
     def close(self) -> None:
         if self._connection is not None:

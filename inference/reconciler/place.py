@@ -27,22 +27,24 @@ def handle_of(replica: Replica) -> Handle:
 
 
 def spec_of(instance: Instance, replica: Replica) -> Spec:
-    """What should run. Raises HubError where a local folder is gone."""
-    path = catalog.model_path(instance.model_source, instance.model_id)
+    """What should run: the replica's own revision. Raises HubError where a local folder is gone."""
+    revision = replica.revision or instance
+    path = catalog.model_path(revision.model_source, revision.model_id)
     token = None
-    if instance.model_source == Instance.Source.HUB:
+    if revision.model_source == Instance.Source.HUB:
         token = catalog.hub_token(instance.organization)
     return Spec(
         replica_id=str(replica.id),
         instance_id=str(instance.id),
         generation=replica.generation,
-        engine=instance.engine,
-        model_source=instance.model_source,
-        model_id=instance.model_id,
-        model_revision=instance.model_revision,
+        engine=revision.engine,
+        model_source=revision.model_source,
+        model_id=revision.model_id,
+        model_revision=revision.model_revision,
+        model_file=revision.model_file,
         model_path=str(path or ""),
         served_model_name=instance.name,
-        settings=instance.settings,
-        gpu_count=instance.gpu_count,
+        settings=revision.settings,
+        gpu_count=revision.gpu_count,
         hub_token=token or "",
     )

@@ -5,6 +5,7 @@ written, `Overtaken` is raised and the next round looks again.
 """
 
 from datetime import datetime
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -14,13 +15,14 @@ from django.utils import timezone
 from django.utils.translation import gettext_noop
 
 from inference.lifecycle import Desired, InstanceState, transition
-from inference.models import Instance, Replica
+from inference.models import Instance, Replica, ServingInterval
 from inference.provisioners.base import Handle, Observed, Reason
-from inference.reconciler.decision import End, Show
+from inference.reconciler.decision import End, GiveUp, Show
 
 UNREACHABLE = gettext_noop(
     "The machine's supervisor cannot be reached; nothing changes until it answers."
 )
+STARTS_REMEMBERED = 5  # of which the median is what a start takes
 State = Replica.State
 
 
@@ -28,18 +30,21 @@ class Overtaken(Exception):
     """Someone was first, so what was decided is out of date."""
 
 
-def create(instance: Instance) -> Replica:
+def create(instance: Instance, index: int) -> Replica:
     """A replica's row for the generation that was looked at. Raises Overtaken."""
     with transaction.atomic():
         wanted = _unchanged(instance).filter(desired=Desired.RUNNING).select_for_update()
-        if not wanted.exists() or instance.replicas.exclude(state=State.GONE).exists():
+        if not wanted.exists():
             raise Overtaken
         try:
-            return instance.replicas.create(
-                organization_id=instance.organization_id,
-                generation=instance.generation,
-                provisioner=settings.PROVISIONER,
-            )
+            with transaction.atomic():
+                return instance.replicas.create(
+                    organization_id=instance.organization_id,
+                    generation=instance.generation,
+                    index=index,
+                    revision=instance.revisions.filter(number=instance.revision).first(),
+                    provisioner=settings.PROVISIONER,
+                )
         except IntegrityError as error:
             raise Overtaken from error
 
@@ -84,42 +89,68 @@ def say_unreachable(instance: Instance) -> None:
         instance.note("unreachable", UNREACHABLE, code=Reason.BACKEND_UNREACHABLE)
 
 
-def mark_ready(replica: Replica, observed: Observed) -> None:
-    """The gateway may send it requests."""
-    probe = observed.probe
-    _move(
-        replica,
-        State.READY,
-        address=observed.address,
-        engine_version=observed.engine_version,
-        context_length=observed.context_length,
-        gpu_indices=observed.gpu_indices,
-        probe_prompt_tokens=probe.prompt_tokens if probe else 0,
-        probe_completion_tokens=probe.completion_tokens if probe else 0,
-        ready_at=replica.ready_at or timezone.now(),
-    )
+def mark_ready(instance: Instance, replica: Replica, observed: Observed) -> None:
+    """The gateway may send it requests; from now on it serves, and is billed for that."""
+    probe, measured, first = observed.probe, observed.measured, replica.ready_at is None
+    now = timezone.now()
+    said = msgspec.to_builtins(measured) if measured else {}
+    with transaction.atomic():
+        _move(
+            replica,
+            State.READY,
+            address=observed.address,
+            engine_version=observed.engine_version,
+            context_length=observed.context_length,
+            node=observed.node,
+            gpu_type=observed.gpu_type,
+            gpu_indices=observed.gpu_indices,
+            probe_prompt_tokens=probe.prompt_tokens if probe else 0,
+            probe_completion_tokens=probe.completion_tokens if probe else 0,
+            ready_at=replica.ready_at or now,
+            **said,
+        )
+        _serve(replica, now)
+        if first:
+            _remember_start(instance, replica, now)
 
 
 def unmark(replica: Replica) -> None:
     """The gateway sends it nothing until it is ready again."""
-    _move(replica, State.STARTING)
+    with transaction.atomic():
+        _move(replica, State.STARTING)
+        _serve_no_more(replica)
 
 
 def stopping(replica: Replica) -> None:
     """The gateway sends it nothing more."""
     if replica.state != State.STOPPING:
-        _move(replica, State.STOPPING)
+        with transaction.atomic():
+            _move(replica, State.STOPPING)
+            _serve_no_more(replica)
 
 
-def end(replica: Replica, ended: End) -> None:
+def end(replica: Replica, ended: End, start_log: str = "") -> None:
     """It is over. What has ended stays so."""
-    _move(
-        replica,
-        State.GONE,
-        address="",
-        ended_at=timezone.now(),
-        end_reason=str(ended.reason),
-        exit_code=ended.exit_code,
+    with transaction.atomic():
+        _move(
+            replica,
+            State.GONE,
+            address="",
+            ended_at=timezone.now(),
+            end_reason=str(ended.reason),
+            end_message=ended.message,
+            exit_code=ended.exit_code,
+            start_log=start_log,
+        )
+        _serve_no_more(replica)
+
+
+def give_up(instance: Instance, gave_up: GiveUp) -> None:
+    """The wanted revision could not start; one that has been ready before has no fault in itself"""
+    instance.revisions.filter(number=instance.revision, first_ready_at=None).update(
+        failed_at=timezone.now(),
+        failed_reason=str(gave_up.reason),
+        failed_message=gave_up.message,
     )
 
 
@@ -140,6 +171,37 @@ def postpone(instance: Instance, until: datetime) -> None:
     if not _unchanged(instance).update(retry_at=until):
         raise Overtaken
     instance.retry_at = until
+
+
+def _serve(replica: Replica, now: datetime) -> None:
+    """Its serving begins, unless it goes on."""
+    if ServingInterval.objects.filter(replica=replica, ended_at=None).exists():
+        return
+    ServingInterval.objects.create(
+        organization_id=replica.organization_id,
+        instance_id=replica.instance_id,
+        replica=replica,
+        gpu_type=replica.gpu_type,
+        gpu_count=len(replica.gpu_indices),
+        started_at=now,
+    )
+
+
+def _serve_no_more(replica: Replica) -> None:
+    ServingInterval.objects.filter(replica=replica, ended_at=None).update(ended_at=timezone.now())
+
+
+def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:
+    """What a start takes, and that this revision can."""
+    instance.revisions.filter(id=replica.revision_id, first_ready_at=None).update(
+        first_ready_at=now, failed_at=None, failed_reason="", failed_message=""
+    )
+    started = instance.replicas.exclude(ready_at=None).order_by("-ready_at")[:STARTS_REMEMBERED]
+    took = [(r.ready_at - r.created_at).total_seconds() for r in started]
+    seconds = round(median(took))
+    if seconds != instance.typical_start_seconds:
+        Instance.objects.filter(id=instance.id).update(typical_start_seconds=seconds)
+        instance.typical_start_seconds = seconds
 
 
 def _unchanged(instance: Instance) -> Any:
@@ -163,10 +225,14 @@ def _changed(instance: Instance, shown: Show, observed: Observed | None) -> dict
         "progress_done": progress.done if progress else None,
         "progress_total": progress.total if progress else None,
         "progress_unit": progress.unit if progress else "",
+        "progress_seconds_left": progress.seconds_left if progress else None,
         "retry_at": shown.retry_at,
+        "rollout_reason": str(shown.rollout_reason),
     }
     if shown.attempts is not None:
         fields["attempts"] = shown.attempts
+    if shown.rollout_message is not None or not shown.rollout_reason:
+        fields["rollout_message"] = shown.rollout_message or ""
     return {name: value for name, value in fields.items() if getattr(instance, name) != value}
 
 

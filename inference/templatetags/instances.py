@@ -29,3 +29,15 @@ def event_title(reason: str) -> Promise | str:
 def translated(message: str) -> str:
     """A sentence that was stored in English, in the reader's language where it is known."""
     return gettext(message) if message else ""
+
+
+@register.filter
+def seconds(count: int) -> str:
+    """A duration in the two largest units that matter: `40 s`, `3 min 20 s`, `2 h 5 min`."""
+    minutes, rest = divmod(int(count), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return gettext("%(hours)d h %(minutes)d min") % {"hours": hours, "minutes": minutes}
+    if minutes:
+        return gettext("%(minutes)d min %(seconds)d s") % {"minutes": minutes, "seconds": rest}
+    return gettext("%(seconds)d s") % {"seconds": rest}

@@ -45,7 +45,7 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """One instance: how it is, how to call it, what it was used for."""
     instance = fetch(request, instance_id)
     if instance is None:
-        return _gone(request)
+        return gone(request)
     replica = instance.replicas.first()
     head = common(request, instance, replica)
     if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
@@ -53,6 +53,7 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     context = head | {
         "stages": _stages(instance),
         "replica": replica,
+        "replicas": instance.replicas.exclude(state=Replica.State.GONE).order_by("index", "id"),
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
         "snippets": snippets(f"{settings.PUBLIC_URL}/v1", instance.name),
@@ -67,7 +68,7 @@ def events(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """What happened to it, newest first."""
     instance = fetch(request, instance_id)
     if instance is None:
-        return _gone(request)
+        return gone(request)
     happened = instance.events.select_related("by")[:EVENTS_SHOWN]
     context = common(request, instance, instance.replicas.first()) | {"events": happened}
     return _page(request, "inference/instance_events.html", context)
@@ -79,7 +80,7 @@ def logs(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     """The engine's own log, its end first to hand."""
     instance = fetch(request, instance_id)
     if instance is None:
-        return _gone(request)
+        return gone(request)
     replica = instance.replicas.first()
     wanted = request.GET.get("q", "").strip()[:200]
     lines, problem = _lines(replica, wanted)
@@ -117,7 +118,8 @@ def fetch(request: TenantRequest, instance_id: UUID) -> Instance | None:
     return instance if instance.deleted_at is None else None
 
 
-def _gone(request: TenantRequest) -> HttpResponse:
+def gone(request: TenantRequest) -> HttpResponse:
+    """What a page says that was open when its instance was deleted."""
     if not request.headers.get("HX-Request"):
         raise Http404
     return HttpResponseClientRedirect(reverse("instances", args=[request.organization.slug]))
@@ -131,12 +133,16 @@ def _page(request: TenantRequest, template: str, context: dict[str, Any]) -> Htt
 def common(request: TenantRequest, instance: Instance, replica: Replica | None) -> dict[str, Any]:
     """What the head of each of its pages shows."""
     to_run = instance.desired == Desired.RUNNING
-    fresh_one_due = to_run and (replica is None or replica.generation != instance.generation)
+    fresh_one_due = to_run and (
+        replica is None or replica.generation != instance.generation or bool(instance.stage)
+    )
     return {
         "instance": instance,
         "moving": not instance.is_settled or fresh_one_due,
         "deleting": instance.desired == Desired.DELETED,
         "runs": to_run and instance.state != InstanceState.FAILED,
+        "sleeps": instance.desired == Desired.ASLEEP,
+        "rolling": to_run and replica is not None and replica.generation != instance.generation,
         "sentence": words.sentence(instance),
         "remedy": words.remedy(instance.reason, instance.state),
         "again_in": _seconds_until(instance),

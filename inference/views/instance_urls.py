@@ -1,6 +1,6 @@
 from django.urls import path
 
-from inference.views import instance, instances, metrics
+from inference.views import instance, instance_settings, instances, metrics, revisions
 
 ONE = "instances/<uuid:instance_id>/"
 
@@ -12,5 +12,9 @@ urlpatterns = [
     path(f"{ONE}events/", instance.events, name="instance-events"),
     path(f"{ONE}logs/", instance.logs, name="instance-logs"),
     path(f"{ONE}logs/download/", instance.download_log, name="instance-log-download"),
+    path(f"{ONE}settings/", instance_settings.show, name="instance-settings"),
+    path(f"{ONE}settings/schedule/", instance_settings.schedule, name="instance-schedule"),
+    path(f"{ONE}revisions/", revisions.index, name="instance-revisions"),
+    path(f"{ONE}revisions/<int:number>/restore/", revisions.restore, name="instance-restore"),
     path(f"{ONE}<slug:verb>/", instances.act, name="instance-act"),
 ]

@@ -64,7 +64,7 @@ def create(request: TenantRequest) -> HttpResponse:
 @require_POST
 @requires(Permission.MANAGE_INSTANCES)
 def act(request: TenantRequest, instance_id: UUID, verb: str) -> HttpResponse:
-    """Start, stop, restart or delete it."""
+    """Start, stop, restart or delete it, put it to sleep or wake it."""
     mine = Instance.objects.for_organization(request.organization).alive()
     instance = get_object_or_404(mine.select_related("organization"), id=instance_id)
     match verb:
@@ -72,6 +72,12 @@ def act(request: TenantRequest, instance_id: UUID, verb: str) -> HttpResponse:
             instance.request_start(request.user)
         case "stop":
             instance.request_stop(request.user)
+        case "sleep":
+            instance.request_sleep(request.user)
+        case "wake":
+            instance.request_wake(request.user)
+        case "replace":
+            instance.replace_at_once(request.user)
         case "restart":
             instance.request_restart(request.user)
         case "delete":

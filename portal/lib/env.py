@@ -42,6 +42,7 @@ class Environment:
     email_url: str  # empty: console and the local outbox page
     hf_endpoint: str
     model_folders: tuple[Path, ...]
+    models_kept_days: int  # how long a downloaded model stays unused; 0: until space is needed
     vllm_command: str  # empty: the installed environment's own launch command
     torch_cpu_index: str
     keep_engines: bool  # whether they go on running when `modelport up` ends
@@ -206,6 +207,13 @@ def _port(environ: Mapping[str, str]) -> int:
     return int(value)
 
 
+def _days(environ: Mapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or len(value) > 5:
+        raise EnvironmentProblem(f"{name} is {value!r}; write a number of days, 0 for no limit.")
+    return int(value)
+
+
 def _url(environ: Mapping[str, str], name: str, schemes: tuple[str, ...], default: str = "") -> str:
     value = environ.get(name, "").strip() or default
     if value and value.split(":", 1)[0] not in schemes:
@@ -243,6 +251,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         email_url=_url(environ, "EMAIL_URL", MAIL_SCHEMES),
         hf_endpoint=_url(environ, "HF_ENDPOINT", ("http", "https"), "https://huggingface.co"),
         model_folders=folders,
+        models_kept_days=_days(environ, "MODELPORT_MODELS_KEPT_DAYS", 90),
         vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"

@@ -16,6 +16,7 @@ import json
 import struct
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -84,6 +85,7 @@ class Repository:
     downloads: int = 100
     parameters: dict[str, int] | None = None  # as the hub says; None: read from the headers
     says_parameters: bool = True  # mirrors often do not
+    claimed: dict[str, int] = field(default_factory=dict)  # sizes that the list says instead
     commit: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -181,7 +183,7 @@ class Repository:
         entry: dict[str, Any] = {
             "type": "file",
             "oid": oid(content),
-            "size": len(content),
+            "size": self.claimed.get(name, len(content)),
             "path": name,
         }
         if name.endswith(LFS_SUFFIXES):
@@ -208,6 +210,9 @@ class FakeHub:
         self.page: bytes | None = None  # answer everything with this page, as a captive portal does
         self.bytes_per_second = 0  # of file contents; 0: as fast as it goes
         self.cut_after = 0  # bytes after which the next big file's connection breaks, once
+        self.spoiled: Counter[str] = Counter()  # files and how often they still come with a flip
+        self.sent: Counter[str] = Counter()  # bytes of each file's content that went out
+        self.sending: set[int] = set()  # threads that are sending content
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("H", (_Handler,), {"hub": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(
@@ -221,6 +226,11 @@ class FakeHub:
     def add(self, id: str, files: dict[str, bytes], **facts: Any) -> Repository:
         repository = self.repositories[id] = Repository(id, files, **facts)
         return repository
+
+    @property
+    def busy(self) -> bool:
+        """Whether content is still on its way to somebody."""
+        return bool(self.sending)
 
     def asked(self, part: str) -> int:
         """How many requests had this in their path."""
@@ -245,11 +255,13 @@ class _Refused(Exception):
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"
+    _sending = ""
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def do_GET(self) -> None:
+        self._sending = ""
         self.hub.requests.append((self.command, self.path))
         time.sleep(self.hub.delay)
         if self.hub.down:
@@ -322,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         headers = {"X-Repo-Commit": repository.commit, "Accept-Ranges": "bytes"}
         if not name.endswith(LFS_SUFFIXES):
-            return self._send(content, headers | {"ETag": f'"{oid(content)}"'})
+            return self._send_file(name, content, headers | {"ETag": f'"{oid(content)}"'})
         sha = hashlib.sha256(content).hexdigest()
         headers |= {
             "X-Linked-Size": str(len(content)),
@@ -336,11 +348,18 @@ class _Handler(BaseHTTPRequestHandler):
         if "Authorization" in self.headers:  # as S3 answers a second authorization
             raise _Refused(HTTPStatus.BAD_REQUEST, "", "Only one auth mechanism allowed")
         for repository in self.hub.repositories.values():
-            for content in repository.files.values():
+            for name, content in repository.files.items():
                 if hashlib.sha256(content).hexdigest() == sha:
                     cut, self.hub.cut_after = self.hub.cut_after, 0
-                    return self._send(content, {"ETag": f'"{sha}"'}, cut=cut)
+                    return self._send_file(name, content, {"ETag": f'"{sha}"'}, cut)
         raise _Refused(HTTPStatus.NOT_FOUND, "", "Not found")
+
+    def _send_file(self, name: str, content: bytes, headers: dict[str, str], cut: int = 0) -> None:
+        if self.command == "GET" and self.hub.spoiled[name]:
+            self.hub.spoiled[name] -= 1
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        self._sending = name
+        self._send(content, headers, cut=cut)
 
     def _token(self) -> str:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -408,13 +427,19 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(content, cut)
 
     def _body(self, content: bytes, cut: int) -> None:
+        thread = threading.get_ident()
+        self.hub.sending.add(thread)
         try:
             for start in range(0, min(len(content), cut or len(content)), PIECE):
                 piece = content[start : min(start + PIECE, cut or len(content))]
+                if self._sending:
+                    self.hub.sent[self._sending] += len(piece)
                 self.wfile.write(piece)
                 if self.hub.bytes_per_second:
                     time.sleep(len(piece) / self.hub.bytes_per_second)
         except (BrokenPipeError, ConnectionResetError):  # the client has what it wanted
             self.close_connection = True
+        finally:
+            self.hub.sending.discard(thread)
         if cut and cut < len(content):
             self.close_connection = True

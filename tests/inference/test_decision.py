@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from inference.lifecycle import Desired, InstanceState, Stage, settled, transiti
 from inference.lifecycle import ForbiddenTransition as Forbidden
 from inference.provisioners.base import Observed, Phase, Reason
 from inference.reconciler.decision import (
+    APPROVAL,
     ATTEMPTS,
     BLAMELESS,
     CIRCUMSTANCES,
+    FEWER,
     HOPELESS,
     LONGEST_BACKOFF,
     Action,
@@ -20,14 +23,18 @@ from inference.reconciler.decision import (
     Create,
     End,
     Ensure,
+    FallAsleep,
+    GiveUp,
     MarkReady,
     Remove,
     ReplicaView,
+    Restore,
     SayUnreachable,
     Show,
     Stop,
     Unmark,
     View,
+    Wake,
     backoff,
     decide,
 )
@@ -36,15 +43,14 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=30)
 AT = "unix:/run/engine.sock"
 
-WANTED = View(
-    desired=Desired.RUNNING, generation=2, state=InstanceState.PROVISIONING, now=NOW, replica=None
-)
+WANTED = View(desired=Desired.RUNNING, generation=2, state=InstanceState.PROVISIONING, now=NOW)
 STOPPED = replace(WANTED, desired=Desired.STOPPED)
+ASLEEP = replace(WANTED, desired=Desired.ASLEEP)
 DELETED = replace(WANTED, desired=Desired.DELETED)
-COMING = ReplicaView(generation=2, asked_for=True)
-SERVING = ReplicaView(generation=2, asked_for=True, serving=True, has_been_ready=True, address=AT)
-OLD = replace(SERVING, generation=1)
-GONE = replace(COMING, gone=True)
+NEW = ReplicaView(id="a", generation=2)  # the row is there; whether the place was asked: unknown
+COMING = replace(NEW, asked_for=True)
+SERVING = replace(COMING, serving=True, has_been_ready=True, address=AT)
+OLD = replace(SERVING, id="o", generation=1)
 
 
 def seen(phase: Phase, **more: Any) -> Observed:
@@ -55,6 +61,16 @@ def ended(reason: Reason | None = None, code: int = 1) -> Observed:
     return seen(Phase.EXITED, reason=reason, exit_code=code, message="It ended.")
 
 
+UP = seen(Phase.READY, address=AT)
+GONE = ("g", Phase.GONE)
+
+
+def of(view: View, *replicas: tuple[ReplicaView, Observed | None], **more: Any) -> View:
+    """The view with these replicas, and what is seen of each."""
+    looks = tuple(replace(replica, observed=observed) for replica, observed in replicas)
+    return replace(view, replicas=looks, **more)
+
+
 def names(actions: list[Action]) -> list[str]:
     return [type(action).__name__ for action in actions]
 
@@ -63,81 +79,197 @@ def names(actions: list[Action]) -> list[str]:
     ("view", "expected"),
     [
         # Nothing runs.
-        (WANTED, ["Create", "Show", "Ensure"]),
-        (replace(WANTED, replica=GONE, observed=seen(Phase.GONE)), ["Create", "Show", "Ensure"]),
-        (replace(WANTED, replica=GONE, observed=ended()), ["Remove", "Create", "Show", "Ensure"]),
-        (replace(WANTED, replica=GONE, observed=seen(Phase.READY)), ["Remove"]),
+        (WANTED, ["Create", "Show"]),
+        (replace(WANTED, ghosts=(("g", Phase.EXITED),)), ["Remove", "Create", "Show"]),
+        (replace(WANTED, ghosts=(("g", Phase.READY),)), ["Remove", "Show"]),
         (replace(WANTED, retry_at=LATER), []),
-        (replace(WANTED, retry_at=NOW), ["Create", "Show", "Ensure"]),
+        (replace(WANTED, retry_at=NOW), ["Create", "Show"]),
         (replace(WANTED, state=InstanceState.FAILED, attempts=3), []),
-        (replace(WANTED, state=InstanceState.FAILED, attempts=0), ["Create", "Show", "Ensure"]),
+        (replace(WANTED, state=InstanceState.FAILED, attempts=0), ["Create", "Show"]),
+        (replace(WANTED, wanted=3), ["Create", "Create", "Create", "Show"]),
         (STOPPED, ["Show"]),
+        (ASLEEP, ["Show"]),
         (DELETED, ["Bury"]),
         (replace(DELETED, retry_at=LATER), ["Bury"]),
         (replace(DELETED, state=InstanceState.FAILED, attempts=3), ["Bury"]),
-        (replace(DELETED, replica=GONE, observed=ended()), ["Remove"]),
-        (replace(DELETED, replica=GONE, observed=seen(Phase.STOPPING)), ["Remove"]),
-        (replace(DELETED, replica=GONE, observed=seen(Phase.GONE)), ["Bury"]),
+        (replace(DELETED, ghosts=(("g", Phase.EXITED),)), ["Remove"]),
+        (replace(DELETED, ghosts=(("g", Phase.STOPPING),)), ["Remove"]),
         # It is on its way.
-        (replace(WANTED, replica=COMING, observed=seen(Phase.PROVISIONING)), ["Show"]),
-        (replace(WANTED, replica=COMING, observed=seen(Phase.LOADING)), ["Show"]),
-        (replace(WANTED, replica=COMING, observed=seen(Phase.STOPPING)), []),
-        (replace(WANTED, replica=COMING, observed=seen(Phase.READY)), ["MarkReady", "Show"]),
+        (of(WANTED, (COMING, seen(Phase.PROVISIONING))), ["Show"]),
+        (of(WANTED, (COMING, seen(Phase.LOADING))), ["Show"]),
+        (of(WANTED, (COMING, seen(Phase.STOPPING))), []),
+        (of(WANTED, (COMING, seen(Phase.READY))), ["MarkReady", "Show"]),
         # It serves, and may cease to.
-        (replace(WANTED, replica=SERVING, observed=seen(Phase.READY, address=AT)), ["Show"]),
-        (
-            replace(WANTED, replica=SERVING, observed=seen(Phase.READY, address="unix:/elsewhere")),
-            ["MarkReady", "Show"],
-        ),
-        (replace(WANTED, replica=SERVING, observed=seen(Phase.DEGRADED)), ["Unmark", "Show"]),
-        (replace(WANTED, replica=SERVING, observed=seen(Phase.LOADING)), ["Unmark", "Show"]),
-        (replace(WANTED, replica=SERVING, observed=seen(Phase.STOPPING)), ["Unmark"]),
-        (replace(WANTED, replica=SERVING, observed=ended()), ["End", "Show"]),
+        (of(WANTED, (SERVING, UP)), ["Show"]),
+        (of(WANTED, (SERVING, seen(Phase.READY, address="unix:/else"))), ["MarkReady", "Show"]),
+        (of(WANTED, (SERVING, seen(Phase.DEGRADED))), ["Unmark", "Show"]),
+        (of(WANTED, (SERVING, seen(Phase.LOADING))), ["Unmark", "Show"]),
+        (of(WANTED, (SERVING, seen(Phase.STOPPING))), ["Unmark"]),
+        (of(WANTED, (SERVING, ended())), ["End", "Show"]),
         # The row is there; whether the place was asked is not known.
-        (
-            replace(WANTED, replica=ReplicaView(generation=2), observed=seen(Phase.GONE)),
-            ["Ensure"],
-        ),
-        (
-            replace(
-                WANTED, replica=ReplicaView(generation=2), observed=seen(Phase.GONE), retry_at=LATER
-            ),
-            [],
-        ),
-        (replace(WANTED, replica=COMING, observed=seen(Phase.GONE)), ["End", "Show"]),
+        (of(WANTED, (NEW, None)), ["Ensure"]),
+        (of(WANTED, (NEW, seen(Phase.GONE)), retry_at=LATER), []),
+        (of(WANTED, (COMING, seen(Phase.GONE))), ["End", "Show"]),
         # It is not wanted any more.
-        (replace(STOPPED, replica=SERVING, observed=seen(Phase.READY)), ["Stop", "Show"]),
-        (replace(STOPPED, replica=COMING, observed=seen(Phase.PROVISIONING)), ["Stop", "Show"]),
-        (replace(STOPPED, replica=SERVING, observed=ended()), ["End", "Show"]),
-        (replace(STOPPED, replica=SERVING, observed=seen(Phase.GONE)), ["End", "Show"]),
-        (replace(DELETED, replica=SERVING, observed=seen(Phase.READY)), ["Stop", "Show"]),
-        (replace(DELETED, replica=SERVING, observed=ended()), ["End"]),
-        # Another generation is wanted.
-        (replace(WANTED, replica=OLD, observed=seen(Phase.READY)), ["Stop", "Show"]),
-        (replace(WANTED, replica=OLD, observed=seen(Phase.STOPPING)), ["Stop", "Show"]),
-        (replace(WANTED, replica=OLD, observed=ended()), ["End"]),
+        (of(STOPPED, (SERVING, UP)), ["Stop", "Show"]),
+        (of(ASLEEP, (SERVING, UP)), ["Stop", "Show"]),
+        (of(STOPPED, (COMING, seen(Phase.PROVISIONING))), ["Stop", "Show"]),
+        (of(STOPPED, (SERVING, ended())), ["End", "Show"]),
+        (of(STOPPED, (SERVING, seen(Phase.GONE))), ["End", "Show"]),
+        (of(DELETED, (SERVING, UP)), ["Stop", "Show"]),
+        (of(DELETED, (SERVING, ended())), ["End"]),
+        # An operator has something to say.
+        (replace(WANTED, open=False), ["Show"]),
+        (replace(WANTED, approval="pending"), ["Show"]),
+        (replace(WANTED, approval="pending", message=APPROVAL), []),
+        (replace(WANTED, approval="refused"), ["Show"]),
+        (of(WANTED, (replace(SERVING, evicted=True), UP), open=False), ["Stop", "Show"]),
     ],
 )
 def test_steps(view: View, expected: list[str]) -> None:
     assert names(decide(view)) == expected
 
 
+# Another generation comes in
+
+
+def test_a_new_generation_comes_in_beside_the_one_that_serves() -> None:
+    view = of(replace(WANTED, state=InstanceState.READY), (OLD, UP))
+    assert decide(view) == [Create(0), Show(InstanceState.READY)]
+    coming = of(view, (OLD, UP), (COMING, seen(Phase.LOADING, stage=Stage.LOADING)))
+    assert decide(coming) == [Show(InstanceState.READY, Stage.LOADING, of="a")]
+    marked = of(view, (OLD, UP), (COMING, UP))
+    assert "Stop" not in names(decide(marked))  # first the gateway must know of it
+    there = of(view, (OLD, UP), (SERVING, UP))
+    assert decide(there)[0] == Stop("o")
+
+
+def test_several_replicas_take_turns() -> None:
+    olds = [replace(OLD, id=f"o{n}", index=n) for n in range(3)]
+    view = replace(WANTED, wanted=3, state=InstanceState.READY)
+    both = [(old, UP) for old in olds]
+    assert names(decide(of(view, *both))) == ["Create", "Show"]
+    one_ready = of(view, *both, (SERVING, UP))
+    stopped = [action for action in decide(one_ready) if isinstance(action, Stop)]
+    assert stopped == [Stop("o2")]
+    two_left = of(view, *both[:2], (SERVING, UP))
+    assert names(decide(two_left)) == ["Create", "Show"]
+
+
+def test_where_there_is_no_room_for_both_one_of_several_makes_room_and_a_single_one_stays() -> None:
+    full = {"rollout_reason": Reason.INSUFFICIENT_CAPACITY, "state": InstanceState.READY}
+    olds = [(replace(OLD, id=f"o{n}", index=n), UP) for n in range(2)]
+    several = of(WANTED, *olds, (NEW, None), wanted=2, **full)
+    assert Stop("o1") in decide(several)
+    single = of(WANTED, (OLD, UP), (NEW, None), **full)
+    assert not [action for action in decide(single) if isinstance(action, Stop)]
+
+
+def test_at_once_means_that_the_old_one_ends_first() -> None:
+    view = of(replace(WANTED, at_once=True), (OLD, UP))
+    assert names(decide(view)) == ["Stop", "Show"]
+    ending = of(view, (replace(OLD, stopping=True), seen(Phase.STOPPING)))
+    assert "Create" not in names(decide(ending))
+    assert names(decide(of(view))) == ["Create", "Show"]
+
+
+@pytest.mark.parametrize("reason", sorted(HOPELESS))
+def test_a_revision_that_cannot_start_leaves_the_old_one_serving_and_says_why(
+    reason: Reason,
+) -> None:
+    view = of(replace(WANTED, state=InstanceState.READY), (OLD, UP), (COMING, ended(reason)))
+    end, gave_up, shown = decide(view)
+    assert end == End("a", reason, "It ended.", 1)
+    assert gave_up == GiveUp(reason, "It ended.")
+    assert isinstance(shown, Show)
+    assert (shown.state, shown.reason, shown.attempts) == (InstanceState.READY, "", ATTEMPTS)
+    assert (shown.rollout_reason, shown.rollout_message) == (reason, "It ended.")
+    after = replace(of(view, (OLD, UP)), attempts=ATTEMPTS, rollout_reason=reason)
+    assert decide(after) == [Show(InstanceState.READY, rollout_reason=reason)]  # and stays so
+
+
+def test_what_served_before_comes_back_where_it_was_replaced_at_once() -> None:
+    view = of(WANTED, (COMING, ended(Reason.OUT_OF_MEMORY)), at_once=True, restorable=True)
+    assert names(decide(view)) == ["End", "GiveUp", "Restore"]
+    later = replace(WANTED, at_once=True, restorable=True, attempts=ATTEMPTS)
+    assert decide(later) == [Restore()]
+    assert Restore() not in decide(replace(view, at_once=False))
+
+
+def test_an_old_one_that_dies_while_the_new_one_cannot_start_is_restored() -> None:
+    view = replace(WANTED, attempts=ATTEMPTS, rollout_reason=Reason.CRASHED, restorable=True)
+    assert names(decide(of(view, (OLD, ended(Reason.CRASHED))))) == ["End", "Restore"]
+
+
+# Several replicas
+
+
+def test_fewer_than_wanted_is_said() -> None:
+    second = replace(COMING, id="b", index=1)
+    view = of(WANTED, (SERVING, UP), (second, seen(Phase.LOADING, stage=Stage.LOADING)), wanted=2)
+    shown = decide(view)[-1]
+    assert shown == Show(InstanceState.DEGRADED, Stage.LOADING, message=FEWER, of="b")
+    crashed = of(view, (SERVING, UP), (second, ended(Reason.CRASHED)))
+    shown = decide(crashed)[-1]
+    assert isinstance(shown, Show)
+    assert (shown.state, shown.reason) == (InstanceState.DEGRADED, Reason.CRASHED)
+    assert shown.retry_at is not None
+
+
+def test_one_too_many_is_stopped() -> None:
+    second = replace(SERVING, id="b", index=1)
+    assert decide(of(WANTED, (SERVING, UP), (second, UP)))[0] == Stop("b")
+
+
+# Sleep
+
+
+IDLE = seen(Phase.READY, address=AT, idle_since=NOW - timedelta(minutes=10))
+
+
+def test_it_falls_asleep_when_nobody_has_asked_for_long_enough() -> None:
+    view = replace(WANTED, state=InstanceState.READY, sleep_after=timedelta(minutes=10))
+    assert FallAsleep() in decide(of(view, (SERVING, IDLE)))
+    longer = replace(view, sleep_after=timedelta(minutes=11))
+    for busy in (
+        of(view, (SERVING, UP)),  # it computes
+        of(longer, (SERVING, IDLE)),
+        of(view, (SERVING, IDLE), (replace(SERVING, id="b", index=1), UP), wanted=2),
+        of(view, (OLD, IDLE), (COMING, seen(Phase.LOADING))),
+        of(replace(view, sleep_after=None), (SERVING, IDLE)),
+    ):
+        assert "FallAsleep" not in names(decide(busy))
+
+
+def test_the_schedule_puts_to_sleep_and_wakes() -> None:
+    view = replace(WANTED, sleep_after=timedelta(minutes=10), night=True)
+    assert FallAsleep(by_schedule=True) in decide(of(view, (SERVING, IDLE)))
+    asleep = replace(ASLEEP, state=InstanceState.ASLEEP, sleeps_by_schedule=True)
+    assert decide(replace(asleep, night=True)) == [Show(InstanceState.ASLEEP)]
+    assert decide(asleep) == [Wake()]
+    assert decide(replace(asleep, sleeps_by_schedule=False)) == [Show(InstanceState.ASLEEP)]
+
+
+# Out of reach
+
+
 @pytest.mark.parametrize("desired", Desired)
-@pytest.mark.parametrize("replica", [COMING, SERVING, OLD, ReplicaView(generation=2)])
+@pytest.mark.parametrize("replica", [COMING, SERVING, OLD, NEW])
 def test_where_the_place_cannot_be_reached_nothing_is_touched(
     desired: Desired, replica: ReplicaView
 ) -> None:
-    view = replace(WANTED, desired=desired, replica=replica, unreachable=True)
+    view = of(WANTED, (replica, None), desired=desired, unreachable=True)
     assert decide(view) == [SayUnreachable()]
 
 
 @pytest.mark.parametrize(
     ("view", "expected"),
     [
-        (replace(WANTED, replica=GONE), [SayUnreachable()]),
-        (replace(DELETED, replica=GONE), [SayUnreachable()]),  # gone must be seen to be said
-        (replace(STOPPED, replica=GONE), [Show(InstanceState.STOPPED)]),
-        (replace(WANTED, replica=GONE, state=InstanceState.FAILED, attempts=3), []),
+        (WANTED, [SayUnreachable()]),
+        (DELETED, [SayUnreachable()]),  # gone must be seen to be said
+        (STOPPED, [Show(InstanceState.STOPPED)]),
+        (ASLEEP, [Show(InstanceState.ASLEEP)]),
+        (replace(WANTED, state=InstanceState.FAILED, attempts=3), []),
     ],
 )
 def test_a_place_out_of_reach_does_not_concern_what_holds_nothing_there(
@@ -146,16 +278,21 @@ def test_a_place_out_of_reach_does_not_concern_what_holds_nothing_there(
     assert decide(replace(view, unreachable=True)) == expected
 
 
+# Failed starts
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_each_reason_leads_to_another_start_or_to_a_person(reason: Reason) -> None:
-    view = replace(WANTED, replica=COMING, observed=ended(reason))
-    end, shown = decide(view)
-    assert end == End(reason, 1)
+    actions = decide(of(WANTED, (COMING, ended(reason))))
+    end, shown = actions[0], actions[-1]
+    assert end == End("a", reason, "It ended.", 1)
     assert isinstance(shown, Show)
     assert (shown.reason, shown.message) == (reason, "It ended.")
     if reason in HOPELESS:
         assert shown.state == InstanceState.FAILED
+        assert actions[1] == GiveUp(reason, "It ended.")
         return
+    assert len(actions) == 2
     assert (shown.state, shown.stage) == (InstanceState.PROVISIONING, Stage.QUEUED)
     counted = reason not in BLAMELESS | CIRCUMSTANCES
     assert shown.attempts == (1 if counted else None)
@@ -163,18 +300,17 @@ def test_each_reason_leads_to_another_start_or_to_a_person(reason: Reason) -> No
 
 
 def test_a_start_that_fails_is_tried_with_growing_pauses_and_then_left_to_a_person() -> None:
-    view = replace(WANTED, replica=COMING, observed=ended(Reason.CRASHED))
+    view = of(WANTED, (COMING, ended(Reason.CRASHED)))
     pauses = []
     for attempt in range(1, ATTEMPTS):
-        _, shown = decide(view)
+        shown = decide(view)[-1]
         assert isinstance(shown, Show)
         assert shown.attempts == attempt
         assert shown.retry_at
         pauses.append((shown.retry_at - NOW).total_seconds())
         view = replace(view, attempts=attempt)
     assert pauses == [1.0, 2.0]
-    _, shown = decide(view)
-    assert shown == Show(
+    assert decide(view)[-1] == Show(
         InstanceState.FAILED, reason=Reason.CRASHED, message="It ended.", attempts=ATTEMPTS
     )
     assert backoff(99) == LONGEST_BACKOFF
@@ -183,9 +319,9 @@ def test_a_start_that_fails_is_tried_with_growing_pauses_and_then_left_to_a_pers
 @pytest.mark.parametrize("reason", [Reason.CRASHED, Reason.OUT_OF_MEMORY])
 @pytest.mark.parametrize("attempts", [0, ATTEMPTS - 1, 50])
 def test_an_engine_that_has_served_always_comes_back_soon(reason: Reason, attempts: int) -> None:
-    view = replace(WANTED, replica=SERVING, observed=ended(reason, -9), attempts=attempts)
+    view = of(WANTED, (SERVING, ended(reason, -9)), attempts=attempts)
     end, shown = decide(view)
-    assert end == End(reason, -9)
+    assert end == End("a", reason, "It ended.", -9)
     assert isinstance(shown, Show)
     assert (shown.state, shown.attempts) == (InstanceState.PROVISIONING, 1)
     assert shown.retry_at == NOW + timedelta(seconds=1)
@@ -193,55 +329,52 @@ def test_an_engine_that_has_served_always_comes_back_soon(reason: Reason, attemp
 
 @pytest.mark.parametrize("reason", CIRCUMSTANCES)
 def test_bad_circumstances_never_use_up_the_attempts(reason: Reason) -> None:
-    view = replace(WANTED, replica=COMING, observed=ended(reason), attempts=ATTEMPTS - 1)
+    view = of(WANTED, (COMING, ended(reason)), attempts=ATTEMPTS - 1)
     _, shown = decide(view)
     assert isinstance(shown, Show)
     assert (shown.state, shown.attempts) == (InstanceState.PROVISIONING, None)
 
 
 def test_ready_wipes_the_slate() -> None:
-    view = replace(WANTED, replica=COMING, observed=seen(Phase.READY, address=AT), attempts=2)
-    assert decide(view) == [MarkReady(), Show(InstanceState.READY, attempts=0)]
+    view = of(WANTED, (COMING, UP), attempts=2)
+    assert decide(view) == [MarkReady("a"), Show(InstanceState.READY, attempts=0, of="a")]
 
 
 def test_stages_and_sentences_are_the_places_own() -> None:
     observed = seen(Phase.PROVISIONING, stage=Stage.DOWNLOADING, message="Downloading.")
-    view = replace(WANTED, replica=COMING, observed=observed)
-    assert decide(view) == [
-        Show(InstanceState.PROVISIONING, Stage.DOWNLOADING, message="Downloading.")
+    assert decide(of(WANTED, (COMING, observed))) == [
+        Show(InstanceState.PROVISIONING, Stage.DOWNLOADING, message="Downloading.", of="a")
     ]
 
 
 def test_everything_that_may_be_seen_has_an_answer() -> None:
-    """All looks there are: no exception, no second engine, no request to what is not ready."""
-    replicas = [None, GONE, COMING, SERVING, OLD, ReplicaView(generation=2)]
+    """All looks there are at two replicas: no exception, no second engine in a place, no request
+    to what is not ready, nothing that the table of transitions does not have."""
+    others = [None, OLD, replace(OLD, stopping=True)]
+    mine = [None, COMING, SERVING, NEW, replace(SERVING, evicted=True)]
     observations = [None, *(seen(phase) for phase in Phase)]
-    for desired in Desired:
-        for state in InstanceState:
-            for replica in replicas:
-                for observed in observations:
-                    view = replace(
-                        WANTED, desired=desired, state=state, replica=replica, observed=observed
-                    )
-                    actions = decide(view)
-                    lives = replica is not None and not replica.gone
-                    assert not (lives and Create() in actions)
-                    if MarkReady() in actions:
-                        assert observed is not None
-                        assert observed.phase == Phase.READY
-                        assert replica is not None
-                        assert replica.generation == view.generation
-                    if Bury() in actions:
-                        assert observed is None or observed.phase == Phase.GONE
-                    for action in actions:
-                        if isinstance(action, Show):
-                            transition(state, action.state)
+    for desired, state, other, one, first, second in product(
+        Desired, InstanceState, others, mine, observations, observations
+    ):
+        looks = [(r, o) for r, o in ((other, first), (one, second)) if r is not None]
+        view = of(WANTED, *looks, desired=desired, state=state)
+        actions = decide(view)
+        ends = any(isinstance(action, End) and action.replica == "a" for action in actions)
+        assert not (one is not None and Create(0) in actions and not ends)
+        for action in actions:
+            if isinstance(action, MarkReady):
+                seen_at = {"o": first, "a": second}[action.replica]
+                assert seen_at is not None
+                assert seen_at.phase == Phase.READY
+            if isinstance(action, Show):
+                transition(state, action.state)
+            assert not (isinstance(action, Bury) and looks)
 
 
 def test_steps_are_values() -> None:
     """So that tests and logs can tell one from another."""
-    assert Ensure() == Ensure() != Remove()
-    assert len({Stop(), Stop(), Unmark()}) == 2
+    assert Ensure("a") == Ensure("a") != Remove("a")
+    assert len({Stop("a"), Stop("a"), Unmark("a")}) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Models in an operator's folders, and the one that is bundled."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from inference import demo
 from inference.folders import bundled_card, folders, local_card
 from inference.model_card import Refusal
+from portal.lib.env import environment
 from tests.fakes.hub import tiny_model
 
 
@@ -30,6 +33,30 @@ def test_folders_with_models_are_found_one_or_two_names_deep(model_folder: Path)
 def test_a_missing_root_is_an_empty_one(model_folder: Path) -> None:
     model_folder.rmdir()
     assert folders() == {}
+
+
+def test_copies_of_the_hubs_cache_have_the_hubs_names(model_folder: Path) -> None:
+    cached = model_folder / "models--Qwen--Qwen3-8B"
+    old = put(cached / "snapshots" / "1", tiny_model())
+    new = put(cached / "snapshots" / "2", tiny_model())
+    os.utime(old, (1, 1))
+    put(model_folder / "models--acme--half" / "snapshots" / "1", {"config.json": b"{}"})
+    assert folders() == {"Qwen/Qwen3-8B": new}
+
+    put(cached, {"refs/main": b"1"})
+    assert folders() == {"Qwen/Qwen3-8B": old}
+    assert local_card("Qwen/Qwen3-8B") is not None
+
+
+def test_what_was_downloaded_for_someone_is_not_offered_to_all(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = model_folder.parent / "home"
+    put(home / "models" / "models--acme--gated" / "snapshots" / "1", tiny_model())
+    put(home / "models" / "own", tiny_model())
+    env = replace(environment(), home=home, model_folders=(model_folder,))
+    monkeypatch.setattr("inference.folders.environment", lambda: env)
+    assert list(folders()) == ["own"]
 
 
 def test_a_folder_has_the_same_card_as_a_model_of_the_hub(model_folder: Path) -> None:

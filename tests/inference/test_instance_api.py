@@ -112,3 +112,35 @@ def test_usage_adds_up(client: Client, bearer: dict[str, str], acme: Organizatio
     alpha = client.get(f"{url}summary/?model=alpha", headers=bearer).json()
     assert alpha["totals"]["requests"] == 2
     assert client.get(f"{url}?first=nonsense", headers=bearer).status_code == 400
+
+
+def test_replicas_and_sleep_are_changed_in_place(client: Client, bearer: dict[str, str]) -> None:
+    url = f"{URL}{post(client, URL, WANTED, **bearer).json()['id']}/"
+    change = {"replica_count": 2, "sleep_after_minutes": 15}
+    answer = client.patch(url, change, "application/json", headers=bearer).json()
+    assert (answer["replica_count"], answer["sleep_after_minutes"]) == (2, 15)
+    assert (answer["generation"], answer["queue_seconds"]) == (1, 30)
+    answer = client.patch(url, {"sleep_after_minutes": None}, "application/json", headers=bearer)
+    assert answer.json()["sleep_after_minutes"] is None
+    wrong = client.patch(url, {"replica_count": 99}, "application/json", headers=bearer)
+    assert wrong.status_code == 400
+    assert post(client, f"{url}sleep/", {}, **bearer).json()["desired"] == "asleep"
+    assert post(client, f"{url}wake/", {}, **bearer).json()["desired"] == "running"
+
+
+def test_a_change_is_a_revision_that_one_can_go_back_from(
+    client: Client, bearer: dict[str, str]
+) -> None:
+    url = f"{URL}{post(client, URL, WANTED, **bearer).json()['id']}/"
+    made = post(client, f"{url}revisions/", {"settings": {"max_model_len": 512}}, **bearer)
+    assert made.status_code == 201
+    assert (made.json()["number"], made.json()["settings"]) == (2, {"max_model_len": 512})
+    same = post(client, f"{url}revisions/", {"settings": {"max_model_len": 512}}, **bearer)
+    assert same.status_code == 400
+    wrong = post(client, f"{url}revisions/", {"settings": {"max_model_len": 1}}, **bearer)
+    assert {error["pointer"] for error in wrong.json()["errors"]} == {"#/settings"}
+    back = post(client, f"{url}restore/", {"number": 1}, **bearer).json()
+    assert (back["number"], back["restores"], back["settings"]) == (3, 1, {})
+    assert post(client, f"{url}restore/", {"number": 9}, **bearer).status_code == 400
+    listed = client.get(f"{url}revisions/", headers=bearer).json()["results"]
+    assert [revision["number"] for revision in listed] == [3, 2, 1]

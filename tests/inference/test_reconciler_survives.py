@@ -5,10 +5,12 @@ place, and looks after each step whether there is a second engine, a request to 
 not ready, or a deleted instance that still runs.
 """
 
+import contextlib
 import os
 from datetime import timedelta
 from typing import Any, ClassVar
 
+from django.core.exceptions import ValidationError
 from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
@@ -26,7 +28,7 @@ from hypothesis.stateful import (
 from accounts.models import Organization, User
 from inference import demo
 from inference.lifecycle import Desired, InstanceState
-from inference.models import Instance, Replica
+from inference.models import Instance, Node, Replica, ServingInterval
 from inference.provisioners.base import Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
 from inference.reconciler import Reconciler
@@ -39,6 +41,7 @@ REASONS = [
     Reason.INSUFFICIENT_CAPACITY,
 ]
 WHICH = st.integers(0, 1)
+TOKENS = st.sampled_from([256, 512, 1024])
 QUICK = 25
 EXAMPLES = int(os.environ.get("EXAMPLES", QUICK))  # more when the reconciler itself was changed
 ENOUGH = 20  # rounds in which anything must have come to rest
@@ -137,6 +140,32 @@ class Life(RuleBasedStateMachine):
         self.chosen(which).request_restart(self.alice)
         self.look(looks)
 
+    @rule(which=WHICH, looks=st.integers(0, 5), at_once=st.booleans(), tokens=TOKENS)
+    def change(self, which: int, looks: int, at_once: bool, tokens: int) -> None:
+        with contextlib.suppress(ValidationError):  # deleted, or like that already
+            chosen = self.chosen(which)
+            chosen.change(self.alice, settings={"max_model_len": tokens}, at_once=at_once)
+        self.look(looks)
+
+    @rule(which=WHICH, looks=st.integers(0, 5), count=st.integers(1, 3))
+    def scale(self, which: int, looks: int, count: int) -> None:
+        self.chosen(which).set_replicas(self.alice, count)
+        self.look(looks)
+
+    @rule(which=WHICH, looks=st.integers(0, 5), wakes=st.booleans())
+    def sleep_or_wake(self, which: int, looks: int, wakes: bool) -> None:
+        chosen = self.chosen(which)
+        chosen.request_wake(None) if wakes else chosen.request_sleep(self.alice)
+        self.look(looks)
+
+    @rule(looks=st.integers(0, 5), verb=st.sampled_from(["cordon", "drain"]))
+    def operator_works_on_the_machine(self, looks: int, verb: str) -> None:
+        for node in Node.objects.all():
+            getattr(node, verb)()
+        self.look(looks)
+        for node in Node.objects.all():
+            node.open()
+
     @rule(which=WHICH, looks=st.integers(0, 5))
     def delete(self, which: int, looks: int) -> None:
         self.chosen(which).request_delete(self.alice)
@@ -195,8 +224,20 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def at_most_one_engine_each(self) -> None:
-        running = [self.place.replicas[id].spec.instance_id for id in self.up()]
-        assert len(running) == len(set(running))
+        rows = Replica.objects.filter(id__in=self.up())
+        places = list(rows.values_list("instance_id", "generation", "index"))
+        assert len(places) == len(set(places))
+
+    @invariant()
+    def no_gpu_is_promised_twice(self) -> None:
+        assert sum(self.place.replicas[id].spec.gpu_count for id in self.up()) <= self.place.gpus
+
+    @invariant()
+    def what_serves_is_billed_and_nothing_else(self) -> None:
+        """That intervals never overlap is the database's to refuse."""
+        billed = ServingInterval.objects.filter(ended_at=None).values_list("replica", flat=True)
+        serving = Replica.objects.filter(state=Replica.State.READY).values_list("id", flat=True)
+        assert sorted(billed) == sorted(serving)
 
     @invariant()
     def deleted_means_gone(self) -> None:
@@ -223,12 +264,16 @@ class Life(RuleBasedStateMachine):
             if instance.desired == Desired.DELETED:
                 assert instance.deleted_at is not None
             elif self.waits_for_the_gpu(instance):
-                assert instance.reason == Reason.INSUFFICIENT_CAPACITY
+                full = Reason.INSUFFICIENT_CAPACITY
+                assert full in {instance.reason, instance.rollout_reason}
             else:
                 assert instance.is_settled
                 if instance.state == InstanceState.FAILED:
                     assert instance.message
-        wanted = {str(i.id) for i in self.made if i.state == InstanceState.READY}
+                if instance.state == InstanceState.READY:
+                    assert self.engines(instance) == instance.replica_count
+        holding = {InstanceState.READY, InstanceState.DEGRADED}
+        wanted = {str(i.id) for i in self.made if i.state in holding}
         assert {self.place.replicas[id].spec.instance_id for id in self.up()} == wanted
 
     # Helpers
@@ -245,14 +290,16 @@ class Life(RuleBasedStateMachine):
     def up(self) -> list[str]:
         return [id for id, r in self.place.replicas.items() if r.phase is not Phase.EXITED]
 
+    def engines(self, instance: Instance) -> int:
+        mine = str(instance.id)
+        return sum(self.place.replicas[id].spec.instance_id == mine for id in self.up())
+
     def waits_for_the_gpu(self, instance: Instance) -> bool:
-        another_has_it = any(
-            other.gpu_count and other.state == InstanceState.READY
-            for other in self.made
-            if other != instance
-        )
-        waits = instance.desired == Desired.RUNNING and not instance.is_settled
-        return waits and instance.gpu_count > 0 and another_has_it
+        """The machine has one: another replica has it, of this instance or of another."""
+        held = sum(self.place.replicas[id].spec.gpu_count for id in self.up())
+        wants = instance.desired == Desired.RUNNING and instance.gpu_count > 0
+        rolls = instance.rollout_reason == Reason.INSUFFICIENT_CAPACITY
+        return wants and held == self.place.gpus and (rolls or not instance.is_settled)
 
 
 def test_the_promises_hold_whatever_happens(acme: Organization, alice: User) -> None:

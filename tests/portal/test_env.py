@@ -32,6 +32,8 @@ def test_a_bare_environment_is_enough() -> None:
         ("GPU_HOUR_COST", "-1", "write an amount"),
         ("GPU_HOUR_COST", "inf", "write an amount"),
         ("EXTERNAL_PRICES", "/no/such.toml", "no such file"),
+        ("MODELPORT_MODELS_KEPT_DAYS", "-1", "number of days"),
+        ("MODELPORT_MODELS_KEPT_DAYS", "a month", "number of days"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> None:

@@ -1,0 +1,1 @@
+"""Pages of the operator: machines, who holds what, requests to decide, prices, failed starts."""

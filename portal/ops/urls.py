@@ -1,0 +1,16 @@
+from django.urls import path
+
+from portal.ops import approvals, failures, fleet, nodes, prices, tenants
+
+urlpatterns = [
+    path("", fleet.index, name="ops"),
+    path("nodes/<uuid:node_id>/", nodes.show, name="ops-node"),
+    path("nodes/<uuid:node_id>/<slug:verb>/", nodes.act, name="ops-node-act"),
+    path("tenants/", tenants.index, name="ops-tenants"),
+    path("tenants/<uuid:organization_id>/", tenants.show, name="ops-tenant"),
+    path("approvals/", approvals.index, name="ops-approvals"),
+    path("approvals/<uuid:instance_id>/<slug:verb>/", approvals.decide, name="ops-decide"),
+    path("prices/", prices.index, name="ops-prices"),
+    path("failures/", failures.index, name="ops-failures"),
+    path("failures/<uuid:replica_id>/", failures.show, name="ops-failure"),
+]
