@@ -442,17 +442,21 @@ class Replica:
             self._move(Phase.DEGRADED, Stage.NONE, "The engine runs, but does not answer.")
 
     async def _read_figures(self, client: EngineClient) -> None:
-        """What it counts; saved when it becomes idle or busy, so that a restarted supervisor
-        knows since when."""
-        if not self.engine.metrics_path or not (text := await client.metrics()):
-            return
+        """What it counts and takes; saved when it becomes idle or busy, so that a restarted
+        supervisor knows since when."""
+        counts = bool(self.engine.metrics_path)
+        text = await client.metrics() if counts else ""
+        if counts and not text:
+            return  # just now it does not say; what it said before still stands
         record = self.record
         load = await asyncio.to_thread(self.load.look, record.shim, record.gpu_indices)
         read = figures.parse(text, self.engine.metric_names, _process_name(record.shim), load)
-        idle_since = figures.idle_since(record.figures, read, record.idle_since, datetime.now(UTC))
-        changed = idle_since != record.idle_since
-        record.figures, record.idle_since = read, idle_since
-        if changed:
+        before, record.figures = record.figures, read
+        if not counts:
+            return  # whether it has requests is not known
+        idle_since = figures.idle_since(before, read, record.idle_since, datetime.now(UTC))
+        if idle_since != record.idle_since:
+            record.idle_since = idle_since
             self._save()
 
     # The end

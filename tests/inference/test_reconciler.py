@@ -6,10 +6,10 @@ import pytest
 from django.utils import timezone
 
 from accounts.models import Organization, User
-from inference import demo
+from inference import demo, samples
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState
-from inference.models import Instance, InstanceEvent, Node, Replica
-from inference.provisioners.base import Phase, Reason
+from inference.models import Instance, InstanceEvent, MetricSample, Node, Replica
+from inference.provisioners.base import Figures, Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
 from inference.reconciler import Reconciler
 
@@ -192,3 +192,17 @@ def test_a_crash_after_the_row_starts_no_second_engine(
     assert len(place.replicas) == 1
     assert instance.state == InstanceState.READY
     assert instance.desired == Desired.RUNNING
+
+
+def test_what_an_engine_counts_is_taken_down_by_the_rounds(
+    acme: Organization, alice: User, place: FakeProvisioner, reconciler: Reconciler
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    replica = instance.replicas.get()
+    place.compute(str(replica.id), Figures(process="fake", completion_tokens=42, running=1))
+    Replica.objects.update(sampled_at=timezone.now() - samples.EVERY)
+
+    rounds(reconciler, instance, 1)
+
+    minute = MetricSample.objects.get(instance=instance, span=MetricSample.Span.MINUTE)
+    assert (minute.completion_tokens, minute.running_max) == (42, 1)

@@ -31,6 +31,7 @@ SIGNED_IN = [
     "/o/pages/instances/",
     "/o/pages/instances/new/?source=bundled&model=modelport/demo",
     "{instance}/",
+    "{instance}/metrics/",
     "{instance}/logs/",
     "{instance}/events/",
     "{instance}/attempts/",

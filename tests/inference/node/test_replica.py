@@ -1,5 +1,6 @@
 """The parts of a replica's life that would take minutes to wait for."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
@@ -7,7 +8,7 @@ from typing import cast
 import pytest
 
 from inference.lifecycle import Stage
-from inference.node import replica
+from inference.node import processes, replica
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.record import Record
 from inference.node.replica import Failure, Host, Replica
@@ -71,6 +72,19 @@ async def test_of_an_engine_that_stays_silent_it_is_not_known_whether_it_rests(
 
     await look(serving, False, False, False)
     assert serving.observed().idle_since is None
+
+
+async def test_of_an_engine_that_counts_nothing_it_is_known_what_it_takes(
+    serving: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving.engine, "metrics_path", "")
+    serving.record.shim = processes.identify(os.getpid())
+
+    await look(serving, True)
+
+    seen = serving.observed()
+    assert seen.figures is not None and seen.figures.memory_bytes
+    assert seen.idle_since is None
 
 
 def test_an_engine_that_is_not_ready_in_time_is_given_up(serving: Replica) -> None:
