@@ -57,7 +57,7 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         "remedies": attempts.remedies(instance),
         "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
         "replica": replica,
-        "replicas": instance.replicas.exclude(state=Replica.State.GONE).order_by("index", "id"),
+        "replicas": _living(instance),
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
         "snippets": snippets(f"{settings.PUBLIC_URL}/v1", instance.name),
@@ -155,6 +155,12 @@ def common(request: TenantRequest, instance: Instance, replica: Replica | None) 
         "may_manage": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_use": request.membership.allows(Permission.USE),
     }
+
+
+def _living(instance: Instance) -> list[Replica]:
+    """Its replicas, as they are numbered; an old one beside the new one while it still serves."""
+    living = instance.replicas.exclude(state=Replica.State.GONE).select_related("revision")
+    return list(living.order_by("index", "id"))
 
 
 def _seconds_until(instance: Instance) -> int | None:
