@@ -18,8 +18,8 @@ SLOWEST_START = 240.0  # seconds
 
 def interpreter(recipe: Recipe) -> Path:
     """Of the engine's finished environment; the test is skipped without one."""
-    home = Path(os.environ.get("MODELPORT_TEST_HOME", "~/.modelport")).expanduser()
-    python = installed_python(recipe, home)
+    engines = Path(os.environ.get("MODELPORT_TEST_ENGINES", "~/.modelport/engines")).expanduser()
+    python = installed_python(recipe, engines.parent)
     if python is None:
         pytest.skip(f"{recipe.name} is not here: modelport engine install NAME --variant cpu")
     return python
@@ -35,21 +35,24 @@ def running(engine: Engine, launch: Launch, python: Path, home: Path) -> Iterato
         transport = httpx2.HTTPTransport(uds=launch.socket)
         with httpx2.Client(transport=transport, base_url="http://engine", timeout=120) as client:
             try:
-                _await_health(engine, client, process, log)
+                _await_health(engine, launch, client, process, log)
                 yield client
             finally:
                 process.terminate()
 
 
 def _await_health(
-    engine: Engine, client: httpx2.Client, process: "subprocess.Popen[bytes]", log: Path
+    engine: Engine,
+    launch: Launch,
+    client: httpx2.Client,
+    process: "subprocess.Popen[bytes]",
+    log: Path,
 ) -> None:
     until = time.monotonic() + SLOWEST_START
     while time.monotonic() < until:
         assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            if client.get(engine.health_path).status_code == 200:
-                return
-        except httpx2.TransportError:
-            time.sleep(0.5)
+        # Not asked before it listens: each attempt would leave a socket behind.
+        if Path(launch.socket).exists() and client.get(engine.health_path).status_code == 200:
+            return
+        time.sleep(0.5)
     pytest.fail(log.read_text()[-3000:])
