@@ -119,14 +119,6 @@ class Probe:
     body: Mapping[str, object]
 
 
-@dataclass(frozen=True)
-class Call:
-    """A POST to a running engine that only the supervisor makes."""
-
-    path: str
-    body: Mapping[str, object]
-
-
 class Engine(Protocol):
     name: str
     title: str
@@ -162,12 +154,6 @@ class Engine(Protocol):
         ...
 
     def probe(self, launch: Launch) -> Probe: ...
-
-    def load_lora(self, name: str, path: str) -> Call | None:
-        """Serve the adapter in this folder as a model of this name; None: the engine has none."""
-        ...
-
-    def unload_lora(self, name: str) -> Call | None: ...
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         """The paths under /v1 that a client may ask for with these settings."""

@@ -11,7 +11,6 @@ from inference.engines.base import (
     GIB,
     KEPT,
     BadSetting,
-    Call,
     Launch,
     Probe,
     Recipe,
@@ -92,7 +91,6 @@ class Vllm:
         chosen = dict(PRESETS.get(str(chosen.get("preset")), {})) | chosen
         _check_batch(chosen)
         _check_speculation(chosen)
-        _check_lora(chosen)
         if gpu_count is not None:
             _gpus_per_layer(chosen, gpu_count)
         return chosen
@@ -125,7 +123,7 @@ class Vllm:
             argv += ["--runner", "pooling", "--convert", "embed"]
         else:
             argv += _parser_flags(settings) + _speculation_flags(settings)
-        return argv + _lora_flags(settings) + _hardware_flags(settings, launch)
+        return argv + _hardware_flags(settings, launch)
 
     def env(self, launch: Launch) -> dict[str, str]:
         settings = self.check(launch.settings)
@@ -137,8 +135,6 @@ class Vllm:
         }
         if settings.get("keep_responses"):
             env["VLLM_ENABLE_RESPONSES_API_STORE"] = "1"
-        if settings.get("enable_lora"):
-            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # its paths are none of a client's
         if launch.variant == "cpu":
             env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", CPU_KV_GIB))
         else:
@@ -160,12 +156,6 @@ class Vllm:
                 "temperature": 0,
             },
         )
-
-    def load_lora(self, name: str, path: str) -> Call | None:
-        return Call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
-
-    def unload_lora(self, name: str) -> Call | None:
-        return Call("/v1/unload_lora_adapter", {"lora_name": name})
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
@@ -254,21 +244,6 @@ def _lookup(settings: Mapping[str, SettingValue]) -> tuple[int, int]:
         settings.get("prompt_lookup_max", max(4, int(settings.get("prompt_lookup_min", 2))))
     )
     return int(settings.get("prompt_lookup_min", min(2, longest))), longest
-
-
-def _lora_flags(settings: Mapping[str, SettingValue]) -> list[str]:
-    if not settings.get("enable_lora"):
-        return []
-    return [
-        "--enable-lora",
-        *("--max-loras", str(settings.get("max_loras", 1))),
-        *("--max-lora-rank", str(settings.get("max_lora_rank", 16))),
-    ]
-
-
-def _check_lora(settings: Mapping[str, SettingValue]) -> None:
-    if not settings.get("enable_lora") and "max_loras" in settings:
-        raise BadSetting("max_loras and max_lora_rank need enable_lora.")
 
 
 def _check_batch(settings: Mapping[str, SettingValue]) -> None:

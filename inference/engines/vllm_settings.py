@@ -8,7 +8,6 @@ own) or opens a port.
 from collections.abc import Mapping
 
 from inference.engines.base import Group, Setting, SettingValue, gettext_noop
-from inference.engines.lora import RANKS
 from inference.engines.vllm_parsers import REASONING_PARSERS, TOOL_PARSERS
 
 CPU_KV_GIB = 1
@@ -267,29 +266,6 @@ SETTINGS: tuple[Setting, ...] = (
         minimum=1,
         maximum=64,
         variants=("cuda",),
-    ),
-    Setting(
-        name="enable_lora",
-        label=gettext_noop("LoRA adapters"),
-        help=gettext_noop("Keep room for adapters, each of which is a model name of its own."),
-        kind="bool",
-        default=False,
-    ),
-    Setting(
-        name="max_loras",
-        label=gettext_noop("Adapters at a time"),
-        help=gettext_noop("How many adapters may be at work in the same step."),
-        kind="int",
-        minimum=1,
-        maximum=64,
-    ),
-    Setting(
-        name="max_lora_rank",
-        label=gettext_noop("Largest rank of adapters"),
-        help=gettext_noop("Each adapter says its rank (r); room is taken for the largest."),
-        kind="choice",
-        default="16",
-        choices=tuple(map(str, RANKS)),
     ),
     Setting(
         name="keep_responses",
