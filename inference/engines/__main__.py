@@ -64,7 +64,6 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Several GPUs": _takes("tensor_parallel"),
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
-    "LoRA adapters at run time": lambda engine: engine.load_lora("name", "path") is not None,
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

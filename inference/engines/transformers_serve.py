@@ -9,7 +9,6 @@ from pathlib import Path
 from inference.engines.base import (
     GIB,
     BadSetting,
-    Call,
     Group,
     Launch,
     Probe,
@@ -135,12 +134,6 @@ class TransformersServe:
             "temperature": 0,
         }
         return Probe("/v1/completions", body)
-
-    def load_lora(self, name: str, path: str) -> Call | None:
-        return None
-
-    def unload_lora(self, name: str) -> Call | None:
-        return None
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})

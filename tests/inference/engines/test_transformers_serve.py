@@ -34,11 +34,6 @@ def test_several_gpus_are_refused() -> None:
         ENGINE.check({}, gpu_count=2)
 
 
-def test_it_has_no_adapters() -> None:
-    assert ENGINE.load_lora("tone", "/a") is None
-    assert ENGINE.unload_lora("tone") is None
-
-
 def test_memory_grows_with_the_weights() -> None:
     small = ENGINE.memory_bytes({}, "cpu", GIB)
 
