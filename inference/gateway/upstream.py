@@ -7,7 +7,10 @@ readers could differ, and is held against httptools in the tests.
 
 import asyncio
 import logging
+import os
 import re
+import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -18,6 +21,7 @@ MOST_IDLE = 256  # connections kept per address
 IDLE_SECONDS = 4.0  # vLLM closes a connection that was idle for 5 s
 CONNECT_TIMEOUT = 5.0  # seconds
 MAX_HEAD = 64 * 1024  # bytes
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
 MAX_SIZE_LINE = 4096  # bytes of a chunk's size with its extensions; of a trailer
 _BARE = frozenset({204, 304})  # statuses whose answers have no body
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -376,13 +380,27 @@ async def _open(pool: Pool) -> Upstream:
     """Connect to an engine. Raises OSError."""
     if pool.address.startswith("unix:"):
         path = pool.address.removeprefix("unix:")
-        _, upstream = await pool.loop.create_unix_connection(lambda: Upstream(pool), path)
+        transport, upstream = await pool.loop.create_unix_connection(lambda: Upstream(pool), path)
+        if _peer(transport) != os.stat(os.path.dirname(path)).st_uid:
+            transport.abort()
+            raise ConnectionRefusedError(f"{path} leads to somebody else")
     else:
         host, _, port = pool.address.removeprefix("http://").rpartition(":")
         _, upstream = await pool.loop.create_connection(
             lambda: Upstream(pool), host.strip("[]"), int(port)
         )
     return upstream
+
+
+def _peer(transport: asyncio.BaseTransport) -> int:
+    """Whose program listens there (unix(7), SO_PEERCRED).
+
+    An engine may write in its socket's folder, and could put a link to another's socket there.
+    """
+    credentials = transport.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size
+    )
+    return int(_CREDENTIALS.unpack(credentials)[1])
 
 
 class _Whole:

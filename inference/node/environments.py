@@ -28,6 +28,7 @@ from portal.lib.env import Environment
 
 REQUIREMENTS = Path(__file__).resolve().parent.parent / "engines" / "requirements"
 MARKER = ".complete"
+READABLE = 0o022  # whatever ours is: engines are users of their own, who must read it
 LOOK_AGAIN = 0.3  # seconds between looks at what pip has done
 
 
@@ -180,6 +181,7 @@ class _Installation:
             text=True,
             errors="replace",
             env=_pip_environment(workspace),
+            umask=READABLE,
             pass_fds=[self.lock],
             start_new_session=True,  # with --python, pip is two processes: both must end
         ) as pip:
@@ -293,7 +295,11 @@ def _make_venv(python: str, path: Path) -> None:
     # Our own pip serves it, so that Debian's python3-venv (ensurepip) is not needed twice.
     without = ["--without-pip"] if _own_pip() else []
     made = subprocess.run(
-        [python, "-m", "venv", *without, str(path)], capture_output=True, text=True, check=False
+        [python, "-m", "venv", *without, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        umask=READABLE,
     )
     if made.returncode:
         raise InstallProblem(_last_line(made.stdout + made.stderr))
