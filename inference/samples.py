@@ -1,8 +1,9 @@
 """What engines counted, minute by minute: written by the reconciler's rounds, read by pages.
 
 Engines count from their own start. What is kept is what was new in each minute and hour, added up
-over the replicas of an instance. It's OK to be a little inexact: what an engine counted before the
-first look at it (its readiness probe above all) and after the last is missing.
+over the replicas of an instance. It's OK to be a little inexact: of what an engine did before the
+first look at it the counts are there, less its readiness probe's, and the durations are not; what
+it did after the last look is missing.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,10 @@ def take(replica: Replica, observed: Observed | None, now: datetime) -> bool:
         if before is not None:
             seconds = (now - before.at).total_seconds()
             _add(replica, figures, new_counts(_figures(before), figures, seconds), now)
+        elif observed is not None and observed.probe and observed.ready_at:
+            # Who had waited for it to wake is answered at once, before anybody looks.
+            seconds = (now - observed.ready_at).total_seconds()
+            _add(replica, figures, new_counts(_when_ready(observed), figures, seconds), now)
         LastLook.objects.update_or_create(
             replica=replica, defaults={"at": now, "figures": msgspec.to_builtins(figures)}
         )
@@ -70,6 +75,18 @@ def _claimed(replica: Replica, now: datetime) -> bool:
     """Of two controllers, one takes it down."""
     same = Replica.objects.filter(id=replica.id, sampled_at=replica.sampled_at)
     return bool(same.update(sampled_at=now))
+
+
+def _when_ready(observed: Observed) -> Figures:
+    """What it had counted when it was ready: its probe. What is timed is taken as it is now."""
+    figures, probe = observed.figures, observed.probe
+    assert figures is not None and probe is not None  # noqa: S101  - asked for above
+    return msgspec.structs.replace(
+        figures,
+        prompt_tokens=probe.prompt_tokens,
+        completion_tokens=probe.completion_tokens,
+        requests=probe.requests,
+    )
 
 
 def _figures(look: LastLook) -> Figures:

@@ -8,7 +8,14 @@ from msgspec.structs import replace
 from accounts.models import Organization
 from inference import samples
 from inference.models import Instance, MetricSample, Replica
-from inference.provisioners.base import Figures, GpuFigures, Histogram, Observed, Phase
+from inference.provisioners.base import (
+    Figures,
+    GpuFigures,
+    Histogram,
+    Observed,
+    Phase,
+    ProbeUsage,
+)
 from tests.inference.making import an_instance
 
 NOON = datetime(2026, 11, 28, 12, 0, 10, tzinfo=UTC)
@@ -66,6 +73,17 @@ def test_what_is_new_is_written_by_minute_and_by_hour(instance: Instance, replic
         assert (sample.cpu_seconds, sample.watched_seconds) == (10.0, 20.0)
         assert (sample.gpu_utilization_sum, sample.gpu_memory_sum) == (0.9, 0.5)
         assert sample.ttft["counts"] == [1, 1, 0]
+
+
+def test_who_waited_for_it_to_wake_counts_and_the_probe_does_not(
+    instance: Instance, replica: Replica
+) -> None:
+    ready = NOON - timedelta(seconds=3)
+    woken = replace(seen(MORE), probe=ProbeUsage(6, 2, 1), ready_at=ready)
+    samples.take(replica, woken, NOON)
+    sample = minute(instance)
+    assert (sample.prompt_tokens, sample.completion_tokens, sample.requests) == (100, 50, 2)
+    assert (sample.watched_seconds, sample.ttft) == (3.0, {})
 
 
 def test_looks_that_are_too_soon_write_nothing(replica: Replica) -> None:
