@@ -51,13 +51,14 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     head = common(request, instance, replica)
     if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
         return render(request, "inference/instance_head.html", head | {"polls": True})
+    living = _living(instance)
     context = head | {
         "stages": _stages(instance),
         "failure": attempts.failure(instance),
         "remedies": attempts.remedies(instance),
         "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
-        "replica": replica,
-        "replicas": _living(instance),
+        "replica": _serving(living) or replica,
+        "replicas": living,
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
         "snippets": snippets(f"{settings.PUBLIC_URL}/v1", instance.name),
@@ -161,6 +162,11 @@ def _living(instance: Instance) -> list[Replica]:
     """Its replicas, as they are numbered; an old one beside the new one while it still serves."""
     living = instance.replicas.exclude(state=Replica.State.GONE).select_related("revision")
     return list(living.order_by("index", "id"))
+
+
+def _serving(living: list[Replica]) -> Replica | None:
+    """One that answers: what it says of itself holds for who calls."""
+    return next((one for one in living if one.state == Replica.State.READY), None)
 
 
 def _seconds_until(instance: Instance) -> int | None:
