@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 from inference.doctor import Diagnosis, Remedy, without_paths
 from inference.engines import ENGINES
 from inference.lifecycle import Desired, InstanceState, Stage
-from inference.models import Instance, InstanceRevision
+from inference.models import Instance
 from inference.provisioners.base import Reason
 
 STATES: dict[str, tuple[str, Promise]] = {
@@ -75,16 +75,6 @@ EVENTS: dict[str, Promise] = {
 }
 
 
-# What a revision has beside the engine's settings.
-PARTS: dict[str, Promise] = {
-    "model_id": _("Model"),
-    "model_revision": _("Model revision"),
-    "model_file": _("File"),
-    "engine": _("Engine"),
-    "gpu_count": _("GPUs"),
-}
-
-
 def sentence(instance: Instance) -> Promise | str:
     """How it is, in a sentence."""
     if instance.desired == Desired.DELETED:
@@ -129,25 +119,6 @@ def settings_in_words(engine: str, chosen: Mapping[str, object]) -> list[tuple[s
                 value = gettext("on") if value else gettext("off")
             named.append((gettext(setting.label), value))
     return named
-
-
-def differences(
-    before: InstanceRevision, after: InstanceRevision
-) -> list[tuple[Promise | str, object, object]]:
-    """What the later one has otherwise: under which name, what was, what is."""
-    found: list[tuple[Promise | str, object, object]] = [
-        (label, getattr(before, name) or "–", getattr(after, name) or "–")
-        for name, label in PARTS.items()
-        if getattr(before, name) != getattr(after, name)
-    ]
-    former = dict(settings_in_words(before.engine, before.settings))
-    latter = dict(settings_in_words(after.engine, after.settings))
-    automatic = gettext("automatic")
-    for label in [*former, *(label for label in latter if label not in former)]:
-        was, now = former.get(label, automatic), latter.get(label, automatic)
-        if was != now:
-            found.append((label, was, now))
-    return found
 
 
 def event_title(reason: str) -> Promise | str:

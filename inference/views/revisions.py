@@ -12,7 +12,6 @@ from django.views.decorators.http import require_GET, require_POST
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import words
 from inference.models import Instance, InstanceRevision, Replica
 from inference.views.instance import common, fetch, gone
 
@@ -56,7 +55,7 @@ def _rows(instance: Instance) -> list[dict[str, Any]]:
     return [
         {
             "revision": revision,
-            "differences": words.differences(former, revision) if former else [],
+            "differences": revision.differences(former) if former else [],
             "first": former is None,
             "serves": revision.id in serving,
             "wanted": revision.number == instance.revision,
