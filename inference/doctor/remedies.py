@@ -18,6 +18,7 @@ LEAST_CONTEXT = 512  # tokens; shorter ones serve nobody
 ROUND = 256  # tokens; suggested contexts are multiples of it
 LARGEST_SHARE = 0.95  # of a GPU's memory; the rest is the driver's
 LEAST_SHARE = 0.3
+USUAL_SHARE = 0.9  # vLLM's own, where nothing is set
 FEW_REQUESTS = 16  # at a time; vLLM's own is 256 or more, and each costs memory
 
 
@@ -291,7 +292,7 @@ def _conversations(gib: int) -> Remedy:
 
 
 def _larger_share(situation: Situation) -> Iterator[Remedy]:
-    now = situation.value("gpu_memory_utilization")
+    now = situation.value("gpu_memory_utilization") or USUAL_SHARE
     if isinstance(now, int | float) and now < LARGEST_SHARE:
         yield from _share(LARGEST_SHARE)
 

@@ -267,7 +267,8 @@ def test_an_engine_that_cannot_be_installed_says_why() -> None:
         after = ended(node, handle)
 
         assert after.reason is Reason.IMAGE_ERROR and "torch==2.13.0+cpu" in after.message
-        (engine,) = node.provisioner.check().engines
+        engines = {engine.name: engine for engine in node.provisioner.check().engines}
+        engine = engines["vllm"]
         assert not engine.installed and "torch" in engine.message
 
 
