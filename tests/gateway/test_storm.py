@@ -13,7 +13,7 @@ OURS = {"DATABASE_URL", "REDIS_URL", "MODELPORT_HOME"}  # the storm has servers 
 @pytest.mark.timeout(240)  # a busy machine takes its time
 def test_nothing_is_lost_double_or_overcharged_under_kills():
     environ = {name: value for name, value in os.environ.items() if name not in OURS}
-    storm = [sys.executable, "-m", "tests.storm", "--requests", "200", "--kills", "5"]
+    storm = [sys.executable, "-m", "tests.storm", "--requests", "300", "--kills", "5"]
     done = subprocess.run(storm, env=environ, capture_output=True, text=True, timeout=220)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
