@@ -3,7 +3,7 @@
 import os
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -67,15 +67,29 @@ def check_sight(node: Rig, handle: Handle, engine: int) -> None:
     assert {path.name for path in (seen / "run").iterdir()} == {"instances", "t"}
 
 
-def test_it_is_private_and_killed_it_leaves_nothing_and_another_can_start(node: Rig) -> None:
-    for find in (engine_below, first_below, lambda shim: engine_below(shim).children()[-1]):
-        handle, seen = up(node)
-        assert seen.pid is not None
-        check_privacy(handle, seen.pid)
-        check_sight(node, handle, engine_below(seen.pid).pid)
+def core_below(shim: int) -> psutil.Process:
+    """The process that computes, below the server."""
+    return engine_below(shim).children()[-1]
 
-        find(seen.pid).send_signal(signal.SIGKILL)
 
-        wait_until(lambda: node.provisioner.observe(handle).phase is Phase.EXITED, 60)  # noqa: B023
-        assert node.provisioner.observe(handle).reason is Reason.CRASHED
-        assert processes.of_replica(handle.replica_id, seen.pid) == []
+@pytest.mark.parametrize(
+    "find",
+    [
+        engine_below,  # a start takes a minute or two: one of them is for every day
+        pytest.param(first_below, marks=pytest.mark.slow),
+        pytest.param(core_below, marks=pytest.mark.slow),
+    ],
+)
+def test_it_is_private_and_killed_it_leaves_nothing(
+    node: Rig, find: Callable[[int], psutil.Process]
+) -> None:
+    handle, seen = up(node)
+    assert seen.pid is not None
+    check_privacy(handle, seen.pid)
+    check_sight(node, handle, engine_below(seen.pid).pid)
+
+    find(seen.pid).send_signal(signal.SIGKILL)
+
+    wait_until(lambda: node.provisioner.observe(handle).phase is Phase.EXITED, 60)
+    assert node.provisioner.observe(handle).reason is Reason.CRASHED
+    assert processes.of_replica(handle.replica_id, seen.pid) == []
