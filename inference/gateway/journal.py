@@ -247,8 +247,7 @@ class Journal:
         """Write what waits, sync, and let go of the lock. Blocks for one fdatasync."""
         if self._fd < 0:
             return
-        if self._admitting:
-            self._write_admits()
+        self._write_admits()
         if self._kernel is not None:
             self._kernel.close()
         self._jobs.put(None)
@@ -321,6 +320,8 @@ class Journal:
         self._retiring -= 1
 
     def _write_admits(self) -> None:
+        if not self._admitting:
+            return  # they went before a FINAL that was in a hurry, or with the journal's end
         group, self._admitting = self._admitting, []
         try:
             self._append(*[payload for _, payload, _ in group])
@@ -341,6 +342,9 @@ class Journal:
             self._scheduled = None
         if self._fd < 0 or self._syncing or not self._waiting:
             return  # closed meanwhile, which wrote what waited; or somebody was quicker
+        # A timer may come before what the last turn put off, and a request that failed at once may
+        # wait here while its ADMIT waits there; no FINAL may stand before its ADMIT.
+        self._write_admits()
         group, self._waiting = self._waiting, []
         finals = self._owed + [(request_id, payload) for request_id, payload, _ in group]
         try:

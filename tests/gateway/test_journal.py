@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,22 @@ async def test_finals_of_one_turn_of_the_loop_share_a_sync(tmp_path, monkeypatch
         log.admit(admit(number))
     assert all(await asyncio.gather(*[finish(log, number) for number in range(50)]))
     assert len(syncs) == 1
+    log.close()
+
+
+async def test_a_final_in_a_hurry_does_not_stand_before_its_admit(tmp_path):
+    log = Journal(tmp_path, asyncio.get_running_loop())
+    written = []
+    record = admit(1)
+    log.admit(record, written.append)  # put off to the next turn
+    ended = asyncio.get_running_loop().create_future()
+    log.final(final(1), ended.set_result)
+    # A turn so long that the FINAL's timer is due before the ADMIT's.
+    time.sleep(3 * journal.GATHER)  # noqa: ASYNC251
+    assert await ended
+    assert written == [True]
+    assert everything(tmp_path) == [record, final(1)]
+    assert log.open_requests == 0
     log.close()
 
 
