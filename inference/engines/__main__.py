@@ -64,6 +64,7 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Several GPUs": _takes("tensor_parallel"),
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
+    "Sleeps at hand on a GPU": lambda engine: engine.can_sleep({}, "cuda"),
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

@@ -128,6 +128,8 @@ class Engine(Protocol):
     version_path: str
     metrics_path: str
     metric_names: Mapping[str, str]  # our name → the engine's
+    sleep_path: str  # POST: when what it computes is done, its GPUs' memory is freed
+    wake_path: str  # POST: it takes that memory again
 
     def recipe(self, variant: Variant) -> Recipe: ...
 
@@ -165,6 +167,11 @@ class Engine(Protocol):
 
     def measured(self, lines: Iterable[str]) -> Measured:
         """What the log of a start says of the memory that the engine took."""
+        ...
+
+    def can_sleep(self, settings: Mapping[str, SettingValue], variant: Variant) -> bool:
+        """Whether it was started so that it can free its GPUs and keep its weights in the
+        machine's memory meanwhile."""
         ...
 
     def memory_bytes(

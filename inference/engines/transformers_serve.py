@@ -58,6 +58,7 @@ class TransformersServe:
     models_path = "/v1/models"
     version_path = "/version"
     metrics_path = ""
+    sleep_path = wake_path = ""
     metric_names: Mapping[str, str] = {}
     settings: tuple[Setting, ...] = (
         Setting(
@@ -145,6 +146,9 @@ class TransformersServe:
         if "Application startup complete" in line:
             return Stage.WARMING
         return Stage.LOADING if "Loading weights" in line else None
+
+    def can_sleep(self, settings: Mapping[str, SettingValue], variant: Variant) -> bool:
+        return False
 
     def memory_bytes(
         self, settings: Mapping[str, SettingValue], variant: Variant, weight_bytes: int

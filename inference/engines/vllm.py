@@ -79,6 +79,8 @@ class Vllm:
         "e2e": "vllm:e2e_request_latency_seconds",
         "queue_time": "vllm:request_queue_time_seconds",
     }
+    sleep_path = "/sleep?level=1&mode=wait"  # weights to the machine's memory, no KV cache kept
+    wake_path = "/wake_up"
     settings: tuple[Setting, ...] = SETTINGS
 
     def recipe(self, variant: Variant) -> Recipe:
@@ -140,6 +142,10 @@ class Vllm:
         else:
             env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # so that indices mean what nvidia-smi says
             env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, launch.gpu_indices))
+        if self.can_sleep(settings, launch.variant):
+            # Opens routes that nobody but the supervisor may reach: the gateway knows none of them
+            # and the socket is private.
+            env["VLLM_SERVER_DEV_MODE"] = "1"
         return env
 
     def probe(self, launch: Launch) -> Probe:
@@ -180,6 +186,9 @@ class Vllm:
     def measured(self, lines: Iterable[str]) -> Measured:
         return vllm_log.measured(lines)
 
+    def can_sleep(self, settings: Mapping[str, SettingValue], variant: Variant) -> bool:
+        return variant == "cuda" and bool(settings.get("sleep_mode", True))
+
     def memory_bytes(
         self, settings: Mapping[str, SettingValue], variant: Variant, weight_bytes: int
     ) -> int:
@@ -202,6 +211,8 @@ def _hardware_flags(settings: Mapping[str, SettingValue], launch: Launch) -> lis
     if launch.variant == "cpu":
         return ["--enforce-eager"]  # compilation takes minutes there and wins little
     flags = ["--gpu-memory-utilization", str(settings.get("gpu_memory_utilization", 0.9))]
+    if ENGINE.can_sleep(settings, launch.variant):
+        flags.append("--enable-sleep-mode")
     for name in ("quantization", "kv_cache_dtype"):
         if settings.get(name, "auto") != "auto":
             flags += [f"--{name.replace('_', '-')}", str(settings[name])]

@@ -111,6 +111,18 @@ SETTINGS: tuple[Setting, ...] = (
         group=Group.MEMORY,
     ),
     Setting(
+        name="sleep_mode",
+        label=gettext_noop("Sleep in memory"),
+        help=gettext_noop(
+            "Asleep, it keeps its weights in the machine's memory and wakes in seconds, for as "
+            "long as nobody else needs its GPUs. Without it, it starts anew each time."
+        ),
+        kind="bool",
+        default=True,
+        variants=("cuda",),
+        group=Group.MEMORY,
+    ),
+    Setting(
         name="kv_cache_gib",
         label=gettext_noop("Memory for conversations (GiB)"),
         help=gettext_noop("Kept for the tokens of running requests (KV cache; usual: 1)."),

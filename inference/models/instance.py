@@ -242,12 +242,14 @@ class Instance(Changes, models.Model):
 
     def request_wake(self, by: User | None) -> bool:
         """Run it again after its sleep. False unless it is to sleep."""
+        at_hand = self.replicas.filter(state="asleep", generation=self.generation).exists()
         return self._want(
             Desired.RUNNING,
             models.Q(desired=Desired.ASLEEP),
             "wake_requested",
             gettext_noop("It wakes up."),
             by,
+            afresh=not at_hand,  # what stayed at hand is what shall run
             replaces_at_once=True,
         )
 
@@ -336,10 +338,12 @@ class Instance(Changes, models.Model):
         reason: str,
         message: str,
         by: User | None,
+        *,
+        afresh: bool = True,
         **also: object,
     ) -> bool:
         """State what is wanted, unless someone was first. A deleted instance wants nothing more."""
-        starts = desired == Desired.RUNNING
+        starts = afresh and desired == Desired.RUNNING
         alive = type(self).objects.filter(id=self.id, deleted_at=None)
         alive.select_for_update().first()  # of two at the same time, the second sees the first
         changed = (

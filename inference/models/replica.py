@@ -16,6 +16,7 @@ class Replica(models.Model):
     class State(models.TextChoices):
         STARTING = "starting"
         READY = "ready"
+        ASLEEP = "asleep"  # its engine stays at hand and holds no GPU
         STOPPING = "stopping"
         GONE = "gone"
 

@@ -1,22 +1,36 @@
 """May this replica come in? Decided from numbers, before anything is started. PURE."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from inference.engines.base import Engine, SettingValue, Variant
 from inference.node.record import Record
 from inference.provisioners.base import Gpu, Phase, Reason, Rejected, Spec
 
+
+class NoMemory(Rejected):
+    """The machine's memory is taken."""
+
+
 GPU_OVERHEAD = 1.1  # activations and CUDA contexts on top of the weights, at the least
 
 
 def holders(records: Iterable[Record]) -> dict[int, str]:
-    """GPU index → replica that has it; one that has exited has given its own back."""
+    """GPU index → replica that has it; one that has exited, or sleeps, has given its own back."""
     return {
         index: record.spec.replica_id
         for record in records
-        if record.phase is not Phase.EXITED
+        if record.phase not in {Phase.EXITED, Phase.ASLEEP}
         for index in record.gpu_indices
     }
+
+
+def sleepers(records: Iterable[Record], gpus: Collection[int]) -> list[str]:
+    """The replicas that sleep and would want one of these GPUs again."""
+    return [
+        record.spec.replica_id
+        for record in records
+        if record.phase is Phase.ASLEEP and not set(gpus).isdisjoint(record.gpu_indices)
+    ]
 
 
 def reserved(records: Iterable[Record]) -> int:
@@ -26,15 +40,18 @@ def reserved(records: Iterable[Record]) -> int:
     return sum(record.memory_bytes for record in records if record.phase in coming)
 
 
-def choose_gpus(gpus: list[Gpu], taken: dict[int, str], count: int) -> list[int]:
-    """Free GPUs of one kind, the smallest kind that has enough. Raises Rejected."""
+def choose_gpus(
+    gpus: list[Gpu], taken: dict[int, str], count: int, slept_on: Collection[int] = ()
+) -> list[int]:
+    """Free GPUs of one kind, the smallest kind that has enough; last those that a sleeper would
+    lose by it. Raises Rejected."""
     kinds: dict[tuple[int, str], list[int]] = {}
     for gpu in gpus:
         if gpu.index not in taken:
             kinds.setdefault((gpu.memory_bytes, gpu.name), []).append(gpu.index)
     for kind in sorted(kinds):
         if len(kinds[kind]) >= count:
-            return sorted(kinds[kind])[:count]
+            return sorted(sorted(kinds[kind], key=lambda i: (i in slept_on, i))[:count])
     free = sum(len(indices) for indices in kinds.values())
     raise Rejected(
         Reason.INSUFFICIENT_CAPACITY,
@@ -68,7 +85,7 @@ def check_memory(needed: int, free: int, promised: int) -> None:
     """Raises Rejected when `needed` bytes are more than is free and not promised."""
     room = max(0, free - promised)
     if needed > room:
-        raise Rejected(
+        raise NoMemory(
             Reason.INSUFFICIENT_CAPACITY,
             f"The engine needs about {needed / 1e9:.1f} GB of memory and {room / 1e9:.1f} GB is "
             "free on this machine.",

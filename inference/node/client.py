@@ -10,6 +10,7 @@ from inference.provisioners.base import ProbeUsage
 
 HEALTH_PATIENCE = 5.0  # seconds
 PROBE_PATIENCE = 120.0  # the first generation compiles things on some machines
+DRAIN_PATIENCE = 330.0  # to finish what it computes, and to copy its weights
 
 
 class ProbeRefused(Exception):
@@ -63,6 +64,20 @@ class EngineClient:
         except msgspec.DecodeError as error:
             raise ProbeRefused("The answer carries no usage.") from error
         return ProbeUsage(usage.prompt_tokens, usage.completion_tokens)
+
+    async def fall_asleep(self) -> bool:
+        """Have it free its GPUs once what it computes is done; whether it did."""
+        return await self._done(self.engine.sleep_path, DRAIN_PATIENCE)
+
+    async def wake_up(self) -> bool:
+        return await self._done(self.engine.wake_path, PROBE_PATIENCE)
+
+    async def _done(self, path: str, seconds: float) -> bool:
+        try:
+            answer = await self.http.post(path, timeout=seconds)
+        except httpx2.TransportError:
+            return False
+        return answer.status_code == 200
 
     async def context_length(self) -> int | None:
         """Tokens, as the engine serves the model; None where it does not say."""

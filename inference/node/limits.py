@@ -82,6 +82,13 @@ class Limits:
             return []
         return [str(own / "cgroup.procs")]
 
+    def widen(self, replica_id: str, memory_bytes: int) -> None:
+        """Let it take more: it needs so many bytes from now on."""
+        try:
+            (self._of(replica_id) / "memory.max").write_text(str(MEMORY_ROOM * memory_bytes))
+        except OSError:
+            return  # it has no limits
+
     def ran_out_of_memory(self, replica_id: str) -> bool:
         try:
             lines = (self._of(replica_id) / "memory.events").read_text().splitlines()

@@ -28,6 +28,7 @@ EVENTS_KEPT = 100
 
 class Wish(StrEnum):
     RUN = "run"
+    SLEEP = "sleep"
     STOP = "stop"
     DELETE = "delete"
 
@@ -50,6 +51,8 @@ class Record(msgspec.Struct, kw_only=True):
     launching: bool = False  # between the decision to start and knowing the process
     shim: Identity | None = None
     started_at: datetime | None = None
+    dozes: bool = False  # its engine has been put to sleep, and not been woken since
+    roused_at: datetime | None = None
     ready_at: datetime | None = None
     ended_at: datetime | None = None
     engine_version: str = ""
@@ -79,7 +82,7 @@ class Record(msgspec.Struct, kw_only=True):
             generation=spec.generation,
         )
 
-    def observed(self, address: str) -> Observed:
+    def observed(self, address: str, *, can_sleep: bool) -> Observed:
         up = self.phase in {Phase.READY, Phase.DEGRADED}
         return Observed(
             phase=self.phase,
@@ -102,6 +105,7 @@ class Record(msgspec.Struct, kw_only=True):
             figures=self.figures if up else None,
             idle_since=self.idle_since if self.phase is Phase.READY else None,
             ended_at=self.ended_at,
+            can_sleep=can_sleep and self.phase is Phase.READY,
         )
 
     def save(self, folder: Path) -> None:

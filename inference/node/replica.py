@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -89,6 +89,14 @@ class Host(Protocol):
         """It is gone."""
         ...
 
+    def can_keep_asleep(self, weight_bytes: int) -> bool:
+        """Whether the machine's memory has room for them beside what it has promised."""
+        ...
+
+    async def clear(self, replica: "Replica") -> None:
+        """Until nobody who sleeps has anything left on its GPUs."""
+        ...
+
 
 class Replica:
     def __init__(self, host: Host, record: Record, hub_token: str = "") -> None:
@@ -114,8 +122,10 @@ class Replica:
         """Begin, or go on after a restart of the supervisor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self.record.wish is not Wish.RUN:
+        if self.record.wish in {Wish.STOP, Wish.DELETE}:
             self._drive(self._end)
+        elif self.record.wish is Wish.SLEEP:
+            self._drive(self._doze)
         elif self.record.phase is not Phase.EXITED:
             self._drive(self._live)
         self._save()
@@ -132,8 +142,38 @@ class Replica:
         self._save()
         self._drive(self._end)
 
+    def sleep(self) -> bool:
+        """Begin to free its GPUs and stay at hand. False where it cannot."""
+        record = self.record
+        if record.wish is not Wish.RUN:
+            return record.wish is Wish.SLEEP
+        if record.phase is not Phase.READY or not self.can_sleep:
+            return False
+        weight_bytes = weights.check_folder(Path(record.weights), record.spec.model_file)
+        if not self.host.can_keep_asleep(weight_bytes):
+            return False
+        if not self.own_command:  # of which nothing is known, so it has no limit of memory
+            self.host.limits.widen(self.id, record.memory_bytes + weight_bytes)
+        record.wish = Wish.SLEEP
+        self._move(Phase.STOPPING, Stage.NONE, "Falling asleep.")
+        self._drive(self._doze)
+        return True
+
+    def wake(self) -> None:
+        """Begin to rouse it. It may not have its GPUs any more: then it ends."""
+        record = self.record
+        if record.wish is Wish.SLEEP:
+            record.wish, record.ready_at, record.roused_at = Wish.RUN, None, datetime.now(UTC)
+            self._move(Phase.LOADING, Stage.LOADING, "Waking up.")
+            self._drive(self._live)
+
+    @property
+    def can_sleep(self) -> bool:
+        record = self.record
+        return self.engine.can_sleep(record.spec.settings, record.variant)
+
     def observed(self) -> Observed:
-        return self.record.observed(f"unix:{self.socket}")
+        return self.record.observed(f"unix:{self.socket}", can_sleep=self.can_sleep)
 
     async def let_go(self) -> None:
         """The supervisor leaves; the engine stays."""
@@ -173,11 +213,40 @@ class Replica:
         try:
             if self._process() is None:
                 await self._prepare()
+                await self.host.clear(self)
                 await self._launch()
-            await self._follow()
+            async with self._client() as client:
+                with self._told_of_the_end():
+                    await self._rouse(client)
+                    await self._follow(client)
+            await self._has_ended()
         except Failure as failure:
             await self._kill(grace=0)
             self._exited(failure.reason, failure.message)
+
+    async def _doze(self) -> None:
+        """Have the engine free its GPUs, and stay with it until it ends or is wanted again."""
+        self._process()
+        async with self._client() as client:
+            with self._told_of_the_end():
+                if not self.record.dozes and not self.ended.is_set():
+                    if not await client.fall_asleep():
+                        self.end(Wish.STOP, 0, Reason.CRASHED, "The engine did not fall asleep.")
+                        return
+                    self.record.dozes = True
+                    self.record.idle_since = None
+                    self._move(Phase.ASLEEP, Stage.NONE, "Asleep, with its weights in memory.")
+                await self.ended.wait()
+        await self._has_ended()
+
+    async def _rouse(self, client: EngineClient) -> None:
+        """Raises Failure."""
+        if not self.record.dozes:
+            return
+        if not await client.wake_up():
+            raise Failure(Reason.CRASHED, "The engine did not wake up.")
+        self.record.dozes = False
+        self._save()
 
     async def _end(self) -> None:
         record = self.record
@@ -328,17 +397,23 @@ class Replica:
 
     # While it runs
 
-    async def _follow(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _client(self) -> AsyncIterator[EngineClient]:
         client = EngineClient(self.engine, self.socket)
         try:
-            with self._told_of_the_end():
-                while not self.ended.is_set():
-                    await self._look(client)
-                    pause = LOOK_WHEN_READY if self.record.ready_at else LOOK_WHILE_LOADING
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(self.ended.wait(), pause)
+            yield client
         finally:
             await client.close()
+
+    async def _follow(self, client: EngineClient) -> None:
+        while not self.ended.is_set():
+            await self._look(client)
+            pause = LOOK_WHEN_READY if self.record.ready_at else LOOK_WHILE_LOADING
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.ended.wait(), pause)
+
+    async def _has_ended(self) -> None:
+        """By itself. Raises Failure."""
         await self._kill(grace=0)  # what it may have left behind
         if self.record.shim and self.record.shim.boot != processes.boot_id():
             raise Failure(Reason.NODE_LOST, "The machine was restarted.")
@@ -426,7 +501,7 @@ class Replica:
             )
 
     def _check_load_time(self) -> None:
-        started = self.record.started_at
+        started = self.record.roused_at or self.record.started_at
         if started and (datetime.now(UTC) - started).total_seconds() > LOAD_TIMEOUT:
             raise Failure(
                 Reason.LOAD_TIMEOUT, "The engine was not ready in time and has been stopped."

@@ -22,6 +22,7 @@ import structlog
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Recipe, Variant
 from inference.node import admission, environments, hardware, logs, processes, walls
+from inference.node.admission import NoMemory
 from inference.node.downloads import Downloads
 from inference.node.environments import InstallProgress
 from inference.node.limits import Limits, base
@@ -150,6 +151,17 @@ class Supervisor:
     def forget(self, replica: Replica) -> None:
         self.replicas.pop(replica.id, None)
 
+    def can_keep_asleep(self, weight_bytes: int) -> bool:
+        records = [replica.record for replica in self.replicas.values()]
+        return weight_bytes <= hardware.memory_free() - admission.reserved(records)
+
+    async def clear(self, replica: Replica) -> None:
+        wanted = set(replica.record.gpu_indices)
+        for other in list(self.replicas.values()):
+            ended_for_it = other.record.wish is Wish.STOP and other.record.phase is Phase.STOPPING
+            if other is not replica and ended_for_it and wanted & set(other.record.gpu_indices):
+                await other.settled()
+
     # What the controller asks
 
     def check(self) -> Health:
@@ -180,8 +192,15 @@ class Supervisor:
         if known is not None:
             known.hub_token = known.hub_token or spec.hub_token
             return known.record.handle()
-        record = self._admitted(spec)
+        try:
+            record = self._admitted(spec)
+        except NoMemory:
+            self._end_a_sleeper()  # room for when this is asked for again
+            raise
         record.message = "Waiting to start."
+        records = [replica.record for replica in self.replicas.values()]
+        for id_ in admission.sleepers(records, record.gpu_indices):
+            self._preempt(self.replicas[id_])
         replica = Replica(self, record, spec.hub_token)
         self.replicas[replica.id] = replica
         replica.start()
@@ -210,6 +229,29 @@ class Supervisor:
     def stop(self, replica_id: str, grace: float) -> None:
         if replica := self.replicas.get(replica_id):
             replica.end(Wish.STOP, grace, Reason.CANCELLED, "Stopping.")
+
+    def sleep(self, replica_id: str) -> bool:
+        replica = self.replicas.get(replica_id)
+        return replica is not None and replica.sleep()
+
+    def wake(self, replica_id: str) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            return
+        held = admission.holders(r.record for r in self.replicas.values() if r is not replica)
+        if any(index in held for index in replica.record.gpu_indices):
+            self._preempt(replica)
+        else:
+            replica.wake()
+
+    def _end_a_sleeper(self) -> None:
+        """Of those whose weights are kept in the machine's memory, the one that slept first."""
+        asleep = [r for r in self.replicas.values() if r.record.phase is Phase.ASLEEP]
+        for replica in sorted(asleep, key=lambda r: r.record.events[-1].at)[:1]:
+            replica.end(Wish.STOP, 0, Reason.PREEMPTED, "Another instance needs its memory.")
+
+    def _preempt(self, replica: Replica) -> None:
+        replica.end(Wish.STOP, 0, Reason.PREEMPTED, "Another instance has its GPUs now.")
 
     def delete(self, replica_id: str) -> None:
         if replica := self.replicas.get(replica_id):
@@ -258,7 +300,14 @@ class Supervisor:
     def _choose_gpus(self, spec: Spec, weight_bytes: int, records: list[Record]) -> list[int]:
         if not spec.gpu_count:
             return []
-        chosen = admission.choose_gpus(self.gpus, admission.holders(records), spec.gpu_count)
+        slept_on = {
+            index
+            for record in records
+            if record.phase is Phase.ASLEEP
+            for index in record.gpu_indices
+        }
+        taken = admission.holders(records)
+        chosen = admission.choose_gpus(self.gpus, taken, spec.gpu_count, slept_on)
         admission.check_gpu_memory(self.gpus, chosen, weight_bytes, spec.settings)
         return chosen
 
@@ -326,6 +375,8 @@ class Listener:
             "observe": lambda p: supervisor.observe(p["replica_id"]),
             "observe_all": lambda p: supervisor.observe_all(),
             "stop": lambda p: supervisor.stop(p["replica_id"], float(p["grace"])),
+            "sleep": lambda p: supervisor.sleep(p["replica_id"]),
+            "wake": lambda p: supervisor.wake(p["replica_id"]),
             "delete": lambda p: supervisor.delete(p["replica_id"]),
             "logs": lambda p: supervisor.logs(p["replica_id"], p["offset"], p["limit"]),
             "events": lambda p: supervisor.events(p["replica_id"]),

@@ -94,6 +94,7 @@ class Phase(StrEnum):
     LOADING = "loading"  # a process is up: stages starting, loading, warming
     READY = "ready"  # a real generation succeeded
     DEGRADED = "degraded"  # was ready, the process is up and does not answer
+    ASLEEP = "asleep"  # holds no GPU, keeps its weights at hand and wakes in seconds
     STOPPING = "stopping"
     EXITED = "exited"  # will not run again; logs are still there
     GONE = "gone"  # not known here (any more)
@@ -179,6 +180,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     # UTC: since when it has had no request and no counter has moved. None: it computes, it is not
     # ready, or its engine does not say.
     idle_since: datetime | None = None
+    can_sleep: bool = False  # `sleep` would free its GPUs and keep it at hand
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -280,6 +282,16 @@ class Provisioner(Protocol):
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        ...
+
+    def sleep(self, handle: Handle) -> bool:
+        """Begin to free its GPUs and keep it at hand, once what it computes is done; asking again
+        changes nothing. False where it cannot, so that it has to be stopped. One that is asleep
+        may be ended at any time (`preempted`), for its place can be given to others."""
+        ...
+
+    def wake(self, handle: Handle) -> None:
+        """Begin to rouse one that is asleep; `observe` is how one learns what came of it."""
         ...
 
     def delete(self, handle: Handle) -> None:

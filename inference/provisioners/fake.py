@@ -38,6 +38,7 @@ _WAY_UP = (
     (Phase.LOADING, Stage.WARMING, "Generating the first words."),
     (Phase.READY, Stage.NONE, "Ready."),
 )
+_WARMING = 2  # where one that is roused goes on
 
 
 @dataclass
@@ -97,7 +98,11 @@ class FakeProvisioner:
             free = self._free_gpus()
             if spec.gpu_count > len(free):
                 raise Rejected(Reason.INSUFFICIENT_CAPACITY, f"{len(free)} GPUs are free here.")
-            self.replicas[spec.replica_id] = _Replica(spec, gpu_indices=[*free[: spec.gpu_count]])
+            taken = [*free[: spec.gpu_count]]
+            for other in self.replicas.values():
+                if other.phase is Phase.ASLEEP and set(other.gpu_indices) & set(taken):
+                    self._preempt(other)
+            self.replicas[spec.replica_id] = _Replica(spec, gpu_indices=taken)
         return _handle(self.replicas[spec.replica_id].spec)
 
     def observe(self, handle: Handle) -> Observed:
@@ -119,6 +124,25 @@ class FakeProvisioner:
         replica = self.replicas.get(handle.replica_id)
         if replica is not None and replica.phase is not Phase.EXITED:
             replica.phase, replica.reason = Phase.STOPPING, Reason.CANCELLED
+
+    def sleep(self, handle: Handle) -> bool:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        if replica is None or not replica.gpu_indices:
+            return False
+        if replica.phase is Phase.READY:
+            replica.phase = Phase.ASLEEP
+        return replica.phase is Phase.ASLEEP
+
+    def wake(self, handle: Handle) -> None:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        if replica is None or replica.phase is not Phase.ASLEEP:
+            return
+        if any(self._holders()[index] for index in replica.gpu_indices):
+            self._preempt(replica)
+        else:
+            replica.phase, replica.step = Phase.LOADING, _WARMING
 
     def delete(self, handle: Handle) -> None:
         self.stop(handle)
@@ -170,6 +194,10 @@ class FakeProvisioner:
         """It has had no request since then."""
         self.replicas[replica_id].idle_since = since
 
+    def _preempt(self, replica: _Replica) -> None:
+        replica.phase, replica.reason = Phase.EXITED, Reason.PREEMPTED
+        replica.ended_at, replica.message = datetime.now(UTC), "Its GPUs went to another."
+
     def _reach(self) -> None:
         if self.unreachable:
             raise Unavailable("The fake place cannot be reached.")
@@ -178,7 +206,7 @@ class FakeProvisioner:
         """Of each GPU the replica that has it; empty: free."""
         holders = dict.fromkeys(range(self.gpus), "")
         for id, replica in self.replicas.items():
-            if replica.phase is not Phase.EXITED:
+            if replica.phase not in {Phase.EXITED, Phase.ASLEEP}:
                 holders |= dict.fromkeys(replica.gpu_indices, id)
         return holders
 
@@ -187,7 +215,7 @@ class FakeProvisioner:
 
     def _observed(self, replica: _Replica) -> Observed:
         stage, message = Stage.NONE, replica.message
-        if replica.phase not in {Phase.STOPPING, Phase.EXITED}:
+        if replica.phase not in {Phase.STOPPING, Phase.EXITED, Phase.ASLEEP}:
             replica.phase, stage, message = _WAY_UP[replica.step]
             _note(replica, stage or replica.phase, message)
         if replica.phase is Phase.READY and replica.silent:
@@ -214,6 +242,7 @@ class FakeProvisioner:
             ready_at=replica.started_at if up else None,
             ended_at=replica.ended_at,
             figures=replica.figures if up else None,
+            can_sleep=up and bool(replica.gpu_indices),
         )
 
     def _advance(self, replica_id: str, replica: _Replica) -> None:
@@ -223,7 +252,7 @@ class FakeProvisioner:
             else:
                 replica.phase, replica.message = Phase.EXITED, "Stopped."
                 replica.ended_at = datetime.now(UTC)
-        elif replica.phase is not Phase.EXITED:
+        elif replica.phase not in {Phase.EXITED, Phase.ASLEEP}:
             replica.started_at = replica.started_at or datetime.now(UTC)
             if replica.step + 1 < len(_WAY_UP):
                 replica.step += 1

@@ -48,6 +48,12 @@ class LocalProvisioner:
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._call("stop", None, replica_id=handle.replica_id, grace=grace)
 
+    def sleep(self, handle: Handle) -> bool:
+        return self._call("sleep", bool, replica_id=handle.replica_id)
+
+    def wake(self, handle: Handle) -> None:
+        self._call("wake", None, replica_id=handle.replica_id)
+
     def delete(self, handle: Handle) -> None:
         self._call("delete", None, replica_id=handle.replica_id)
 

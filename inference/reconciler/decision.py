@@ -33,7 +33,9 @@ from inference.reconciler.steps import (
     MarkReady,
     Remove,
     ReplicaView,
+    Rest,
     Restore,
+    Rouse,
     SayUnreachable,
     Show,
     Stop,
@@ -80,15 +82,16 @@ def decide(view: View) -> list[Action]:
 
 def _towards_nothing(view: View) -> list[Action]:
     rest = _AT_REST.get(view.desired)
-    if not view.replicas and rest is not None:
+    if rest is not None and all(_rests(view, replica) for replica in view.replicas):
         if view.desired == Desired.ASLEEP and view.sleeps_by_schedule and not view.night:
             return [Wake()]
         return [Show(rest)]
     if view.unreachable:
         return [SayUnreachable()]  # nothing is known, so nothing counts as ended
     if view.replicas:
-        actions = [action for replica in view.replicas for action in _towards_the_end(replica)]
-        if any(isinstance(action, Stop) for action in actions):
+        actions = [action for r in view.replicas for action in _towards_rest(view, r)]
+        dozing = any(r.asleep and r.phase == Phase.STOPPING for r in view.replicas)
+        if dozing or any(isinstance(action, Stop | Rest) for action in actions):
             return [*actions, Show(InstanceState.STOPPING, message=STOPPING)]
         return [*actions, *([Show(rest)] if rest is not None else [])]
     if any(phase != Phase.GONE for _, phase in view.ghosts):
@@ -100,6 +103,25 @@ _AT_REST = {
     Desired.STOPPED: InstanceState.STOPPED,
     Desired.ASLEEP: InstanceState.ASLEEP,
 }
+
+
+def _may_rest(view: View, replica: ReplicaView) -> bool:
+    """Whether it is one that sleep may leave at hand."""
+    of_now = replica.generation == view.generation and replica.index < view.wanted
+    return view.desired == Desired.ASLEEP and of_now and not (replica.evicted or replica.stopping)
+
+
+def _rests(view: View, replica: ReplicaView) -> bool:
+    return _may_rest(view, replica) and replica.asleep and replica.phase == Phase.ASLEEP
+
+
+def _towards_rest(view: View, replica: ReplicaView) -> list[Action]:
+    if _may_rest(view, replica):
+        if replica.asleep and replica.phase in {Phase.ASLEEP, Phase.STOPPING}:
+            return []
+        if replica.observed is not None and replica.observed.can_sleep:
+            return [Rest(replica.id)]
+    return _towards_the_end(replica)
 
 
 def _towards_the_end(replica: ReplicaView) -> list[Action]:
@@ -156,7 +178,7 @@ def _towards_serving(view: View) -> list[Action]:
 def _kept(view: View) -> list[ReplicaView]:
     """Those of earlier generations that serve until new ones do."""
     old = [r for r in view.replicas if r.generation != view.generation and r.has_been_ready]
-    old = [r for r in old if not r.stopping and not r.evicted]
+    old = [r for r in old if not (r.stopping or r.evicted or r.asleep)]
     if view.at_once and not view.given_up:
         return []
     ready = sum(
@@ -180,6 +202,8 @@ def _on_its_way(view: View, replica: ReplicaView, failure: _Failure) -> tuple[li
     if observed.phase == Phase.EXITED:
         reason = observed.reason or Reason.CRASHED
         return _failed(view, replica, reason, observed.message, failure), False
+    if observed.phase == Phase.ASLEEP:
+        return [Rouse(replica.id)], True
     if observed.phase == Phase.READY:
         known = replica.serving and replica.address == observed.address
         return ([] if known else [MarkReady(replica.id)]), True

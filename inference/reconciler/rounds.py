@@ -45,7 +45,9 @@ from inference.reconciler.steps import (
     MarkReady,
     Remove,
     ReplicaView,
+    Rest,
     Restore,
+    Rouse,
     SayUnreachable,
     Show,
     Stop,
@@ -226,9 +228,21 @@ class Reconciler:
                 writes.stopping(replicas[id_])  # first, so that the gateway sends nothing more
                 with contextlib.suppress(Unavailable):
                     self.provisioner.stop(handle_of(replicas[id_]))
+            case Rest(id_):
+                self._rest(replicas[id_])
+            case Rouse(id_):
+                with contextlib.suppress(Unavailable):
+                    self.provisioner.wake(handle_of(replicas[id_]))
             case Remove(id_):
                 with contextlib.suppress(Unavailable):
                     self.provisioner.delete(look.sights[id_].handle)
+
+    def _rest(self, replica: Replica) -> None:
+        writes.resting(replica)  # first, so that the gateway sends nothing more
+        with contextlib.suppress(Unavailable):
+            if not self.provisioner.sleep(handle_of(replica)):
+                writes.stopping(replica)
+                self.provisioner.stop(handle_of(replica))
 
     def _ensure(self, instance: Instance, replica: Replica, replicas: dict[str, Replica]) -> None:
         try:
@@ -335,7 +349,7 @@ def _rested(look: _Look) -> list[Replica]:
 
 def _is_outside(action: Action) -> bool:
     """Whether it asks something of the provisioner."""
-    return isinstance(action, Create | Ensure | Stop | Remove)
+    return isinstance(action, Create | Ensure | Stop | Rest | Rouse | Remove)
 
 
 def _in(seconds: float) -> datetime:
@@ -403,6 +417,7 @@ def _view_of(replica: Replica, look: _Look) -> ReplicaView:
         asked_for=replica.handle is not None,
         has_been_ready=replica.ready_at is not None,
         stopping=replica.state == Replica.State.STOPPING,
+        asleep=replica.state == Replica.State.ASLEEP,
         evicted=bool(replica.node) and replica.node in look.draining,
         address=replica.address,
         observed=_seen(look, str(replica.id)),

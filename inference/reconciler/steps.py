@@ -28,6 +28,7 @@ class ReplicaView:
     asked_for: bool = False  # the provisioner has accepted it
     has_been_ready: bool = False
     stopping: bool = False
+    asleep: bool = False  # it was told to sleep
     evicted: bool = False  # its machine is to be emptied
     address: str = ""
     observed: Observed | None = None  # None: there is nothing to observe
@@ -137,6 +138,20 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """No more requests to it, then have it free its GPUs and stay at hand."""
+
+    replica: str
+
+
+@dataclass(frozen=True)
+class Rouse:
+    """Have one that rests take its GPUs again."""
+
+    replica: str
+
+
+@dataclass(frozen=True)
 class End:
     """The engine is gone for good."""
 
@@ -196,6 +211,8 @@ Action = (
     | MarkReady
     | Unmark
     | Stop
+    | Rest
+    | Rouse
     | End
     | Remove
     | GiveUp

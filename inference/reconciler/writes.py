@@ -134,6 +134,14 @@ def stopping(replica: Replica) -> None:
             _serve_no_more(replica)
 
 
+def resting(replica: Replica) -> None:
+    """The gateway sends it nothing more until it is ready again."""
+    if replica.state != State.ASLEEP:
+        with transaction.atomic():
+            _move(replica, State.ASLEEP)
+            _serve_no_more(replica)
+
+
 def end(
     replica: Replica, ended: End, start_log: str = "", last_contact: datetime | None = None
 ) -> None:

@@ -208,11 +208,23 @@ def test_a_replica_says_where_it_runs_and_on_what(place: Place) -> None:
     assert (seen.gpu_type, seen.gpu_indices) == ("", [])
 
 
+def test_one_that_holds_no_gpu_has_nothing_to_free_by_sleeping(place: Place) -> None:
+    handle = place.ready()
+
+    assert not place.provisioner.observe(handle).can_sleep
+    assert not place.provisioner.sleep(handle)
+    place.provisioner.wake(handle)
+
+    assert place.provisioner.observe(handle).phase is Phase.READY
+
+
 def test_an_unknown_replica_is_gone(place: Place) -> None:
     stranger = Handle(provisioner="local", replica_id="none", instance_id="none", generation=1)
 
     assert place.provisioner.observe(stranger).phase is Phase.GONE
     place.provisioner.stop(stranger)
+    assert not place.provisioner.sleep(stranger)
+    place.provisioner.wake(stranger)
     place.provisioner.delete(stranger)
 
 

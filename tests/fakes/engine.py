@@ -147,6 +147,7 @@ class Engine(Wider):
         self.key = options.api_key or os.environ.get("VLLM_API_KEY", "")
         self.delay = float(os.environ.get("FAKE_ENGINE_TOKEN_DELAY", "0"))
         self.pooling = options.runner == "pooling"
+        self.asleep = False
         self.created = int(time.time())
         self.blocks: set[int] = set()
         self.running = 0
@@ -182,6 +183,8 @@ class Engine(Wider):
             reply.json(401, {"error": "Unauthorized"})
         elif handler is None:
             reply.json(404, {"detail": "Not Found"})
+        elif self.asleep and method == "POST" and path != "/wake_up":
+            raise Dropped  # nothing is in its memory that could answer
         else:
             await handler(raw, headers, reply)
 
@@ -200,8 +203,26 @@ class Engine(Wider):
             ("GET", "/metrics"): self._metrics,
             ("GET", "/v1/models"): self._models,
             ("POST", "/tokenize"): self._tokenize,
+            **(self._dozing() if self.options.enable_sleep_mode else {}),
             **(pool if self.pooling else generate),
         }
+
+    def _dozing(self) -> dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]]:
+        """As vLLM offers where VLLM_SERVER_DEV_MODE is set."""
+        if os.environ.get("VLLM_SERVER_DEV_MODE") != "1":
+            return {}
+
+        async def sleep(raw: bytes, headers: Json, reply: "Reply") -> None:
+            while self.running:  # mode=wait
+                await asyncio.sleep(0.01)
+            self.asleep = True
+            reply.json(200, {"status": "sleeping", "level": 1})
+
+        async def wake_up(raw: bytes, headers: Json, reply: "Reply") -> None:
+            self.asleep = False
+            reply.json(200, {"status": "awake", "tags": None})
+
+        return {("POST", "/sleep"): sleep, ("POST", "/wake_up"): wake_up}
 
     async def _health(self, raw: bytes, headers: Json, reply: "Reply") -> None:
         reply.send(200, b"", "")
@@ -674,7 +695,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--max-model-len", type=int, default=2048)
     parser.add_argument("--api-key", default="")
     parser.add_argument("--runner", default="generate")
-    for switch in ("force-include-usage", "prompt-tokens-details", "request-id-headers"):
+    for switch in (
+        *("force-include-usage", "prompt-tokens-details", "request-id-headers"),
+        "sleep-mode",
+    ):
         parser.add_argument(f"--enable-{switch}", action="store_true")
     return parser.parse_known_args(arguments)[0]
 

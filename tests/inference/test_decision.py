@@ -63,6 +63,9 @@ def ended(reason: Reason | None = None, code: int = 1) -> Observed:
 
 
 UP = seen(Phase.READY, address=AT)
+DOZY = seen(Phase.READY, address=AT, can_sleep=True)
+RESTING = seen(Phase.ASLEEP)
+DOZING = replace(SERVING, serving=False, asleep=True)
 GONE = ("g", Phase.GONE)
 
 
@@ -111,6 +114,23 @@ def names(actions: list[Action]) -> list[str]:
         (of(WANTED, (NEW, None)), ["Ensure"]),
         (of(WANTED, (NEW, seen(Phase.GONE)), retry_at=LATER), []),
         (of(WANTED, (COMING, seen(Phase.GONE))), ["End", "Show"]),
+        # It sleeps at hand, where its place can keep it so.
+        (of(ASLEEP, (SERVING, DOZY)), ["Rest", "Show"]),
+        (of(ASLEEP, (DOZING, seen(Phase.STOPPING))), ["Show"]),
+        (of(ASLEEP, (DOZING, RESTING)), ["Show"]),
+        (of(ASLEEP, (DOZING, DOZY)), ["Rest", "Show"]),  # it was not heard
+        (of(ASLEEP, (DOZING, ended(Reason.PREEMPTED))), ["End", "Show"]),
+        (of(ASLEEP, (replace(DOZING, evicted=True), RESTING)), ["Stop", "Show"]),
+        (of(ASLEEP, (replace(DOZING, generation=1), RESTING)), ["Stop", "Show"]),
+        (of(ASLEEP, (replace(DOZING, index=1), RESTING)), ["Stop", "Show"]),
+        (of(STOPPED, (DOZING, RESTING)), ["Stop", "Show"]),
+        (of(DELETED, (DOZING, RESTING)), ["Stop", "Show"]),
+        (of(WANTED, (DOZING, RESTING)), ["Rouse"]),
+        (of(WANTED, (DOZING, seen(Phase.STOPPING))), []),  # it is still falling asleep
+        (of(WANTED, (DOZING, seen(Phase.LOADING))), ["Show"]),
+        (of(WANTED, (DOZING, UP)), ["MarkReady", "Show"]),
+        (of(WANTED, (DOZING, ended(Reason.PREEMPTED))), ["End", "Show"]),
+        (of(WANTED, (replace(DOZING, generation=1), RESTING)), ["Stop", "Show"]),
         # It is not wanted any more.
         (of(STOPPED, (SERVING, UP)), ["Stop", "Show"]),
         (of(ASLEEP, (SERVING, UP)), ["Stop", "Show"]),

@@ -11,6 +11,7 @@ Ten thousand steps, after a change to the reconciler itself (half an hour on a s
 
 import contextlib
 import os
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -228,7 +229,7 @@ class Life(RuleBasedStateMachine):
         self.lethal.left = after
         self.look_and_die()
 
-    @rule(call=st.sampled_from(["ensure", "ensure", "stop", "delete"]))
+    @rule(call=st.sampled_from(["ensure", "ensure", "stop", "sleep", "wake", "delete"]))
     def be_killed_before_the_answer_is_kept(self, call: str) -> None:
         self.lethal.after_call = call
         self.look_and_die()
@@ -253,7 +254,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def no_gpu_is_promised_twice(self) -> None:
-        assert sum(self.place.replicas[id].spec.gpu_count for id in self.meant()) <= self.place.gpus
+        assert self.held(self.meant()) <= self.place.gpus
 
     @invariant()
     def what_serves_is_billed_and_nothing_else(self) -> None:
@@ -300,7 +301,11 @@ class Life(RuleBasedStateMachine):
                     assert self.engines(instance) == instance.replica_count
         holding = {InstanceState.READY, InstanceState.DEGRADED}
         wanted = {str(i.id) for i in self.made if i.state in holding}
-        assert {self.place.replicas[id].spec.instance_id for id in self.up()} == wanted
+        awake = [id for id in self.up() if self.place.replicas[id].phase is not Phase.ASLEEP]
+        assert {self.place.replicas[id].spec.instance_id for id in awake} == wanted
+        for instance in self.made:
+            if instance.state == InstanceState.STOPPED or instance.deleted_at is not None:
+                assert not self.engines(instance)
 
     # Helpers
 
@@ -321,13 +326,18 @@ class Life(RuleBasedStateMachine):
         gone = Replica.objects.filter(id__in=self.returned, state=Replica.State.GONE)
         return set(self.up()) - {str(id) for id in gone.values_list("id", flat=True)}
 
+    def held(self, ids: Collection[str]) -> int:
+        """GPUs; one that is asleep has let go of its own."""
+        replicas = [self.place.replicas[id] for id in ids]
+        return sum(r.spec.gpu_count for r in replicas if r.phase is not Phase.ASLEEP)
+
     def engines(self, instance: Instance) -> int:
         mine = str(instance.id)
         return sum(self.place.replicas[id].spec.instance_id == mine for id in self.up())
 
     def waits_for_the_gpu(self, instance: Instance) -> bool:
         """The machine has one: another replica has it, of this instance or of another."""
-        held = sum(self.place.replicas[id].spec.gpu_count for id in self.up())
+        held = self.held(self.up())
         wants = instance.desired == Desired.RUNNING and instance.gpu_count > 0
         rolls = instance.rollout_reason == Reason.INSUFFICIENT_CAPACITY
         return wants and held == self.place.gpus and (rolls or not instance.is_settled)

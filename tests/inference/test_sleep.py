@@ -225,6 +225,68 @@ def test_the_morning_does_not_wake_what_a_person_put_to_sleep(
     assert rounds(reconciler, instance).state == InstanceState.ASLEEP
 
 
+@pytest.fixture
+def on_gpu(acme: Organization, alice: User, place: FakeProvisioner) -> Instance:
+    place.gpus = 1
+    wish = a_wish(acme, alice, sleep_after_minutes=10, gpu_count=1)
+    return rounds(Reconciler(place), wish)
+
+
+def test_on_a_gpu_it_sleeps_at_hand_and_the_same_engine_wakes(
+    on_gpu: Instance, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    idle(place, 11)
+    assert rounds(reconciler, on_gpu).state == InstanceState.ASLEEP
+    replica = on_gpu.replicas.get()
+    assert replica.state == Replica.State.ASLEEP
+    assert not on_gpu.served.filter(ended_at=None).exists()  # it is not billed
+    assert place.check().nodes[0].gpus[0].replica_id == ""
+    assert on_gpu.is_settled
+    assert on_gpu.request_wake(None)
+    assert rounds(reconciler, on_gpu).state == InstanceState.READY
+    assert on_gpu.replicas.get() == replica
+    assert on_gpu.served.count() == 2
+
+
+def test_who_needs_the_gpu_gets_it_and_the_sleeper_starts_anew_later(
+    on_gpu: Instance, acme: Organization, alice: User, place: FakeProvisioner
+) -> None:
+    reconciler = Reconciler(place)
+    on_gpu.request_sleep(alice)
+    rounds(reconciler, on_gpu)
+    other = rounds(reconciler, a_wish(acme, alice, name="other", gpu_count=1))
+    assert other.state == InstanceState.READY
+    on_gpu.refresh_from_db()
+    assert on_gpu.state == InstanceState.ASLEEP
+    assert not on_gpu.replicas.exclude(state=Replica.State.GONE).exists()
+    on_gpu.request_wake(None)
+    assert rounds(reconciler, on_gpu).reason == "insufficient_capacity"
+    other.request_stop(alice)
+    rounds(reconciler, other)
+    assert rounds(reconciler, on_gpu).state == InstanceState.READY
+
+
+def test_a_change_made_in_its_sleep_is_what_wakes(
+    on_gpu: Instance, alice: User, reconciler: Reconciler
+) -> None:
+    on_gpu.request_sleep(alice)
+    rounds(reconciler, on_gpu)
+    on_gpu.change(alice, settings={"max_model_len": 512})
+    on_gpu.request_wake(None)
+    assert rounds(reconciler, on_gpu).state == InstanceState.READY
+    assert on_gpu.replicas.get(state=Replica.State.READY).revision.number == 2
+
+
+def test_stopping_it_in_its_sleep_ends_what_was_at_hand(
+    on_gpu: Instance, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    on_gpu.request_sleep(alice)
+    rounds(reconciler, on_gpu)
+    on_gpu.request_stop(alice)
+    assert rounds(reconciler, on_gpu).state == InstanceState.STOPPED
+    assert not on_gpu.replicas.exclude(state=Replica.State.GONE).exists()
+
+
 @pytest.mark.parametrize(
     "entry",
     [
