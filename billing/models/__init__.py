@@ -1,8 +1,24 @@
-"""What it costs: prices, and the facts of consumption."""
+"""What it costs: prices, the facts of consumption, and the books."""
 
+from billing.models.grant import Grant
+from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
 from billing.models.price import PriceBook, PriceVersion, Rate
+from billing.models.profile import BillingProfile
 from billing.models.usage import UsageEvent
 
-__all__ = ["LimitGrant", "LimitSlots", "PriceBook", "PriceVersion", "Rate", "UsageEvent"]
+__all__ = [
+    "Balance",
+    "BillingProfile",
+    "Entry",
+    "Grant",
+    "LedgerAccount",
+    "LedgerTransaction",
+    "LimitGrant",
+    "LimitSlots",
+    "PriceBook",
+    "PriceVersion",
+    "Rate",
+    "UsageEvent",
+]

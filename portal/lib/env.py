@@ -50,6 +50,7 @@ class Environment:
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
+    currency: str  # ISO 4217: of organizations that have not chosen another
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
@@ -207,6 +208,13 @@ def _flag(environ: Mapping[str, str], name: str, default: bool) -> bool:
     raise EnvironmentProblem(f"{name} is {value!r}; write 1 or 0.")
 
 
+def _currency(environ: Mapping[str, str], name: str, default: str) -> str:
+    value = environ.get(name, "").strip() or default
+    if len(value) != 3 or not (value.isascii() and value.isupper()):
+        raise EnvironmentProblem(f"{name} is {value!r}; write an ISO 4217 code such as TWD.")
+    return value
+
+
 def _choice(environ: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
     """One of these words; the first is the default."""
     value = environ.get(name, "").strip().lower() or choices[0]
@@ -281,6 +289,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         engine_walls=_choice(environ, "ENGINE_WALLS", ("auto", "require", "off")),
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
+        currency=_currency(environ, "MODELPORT_CURRENCY", "USD"),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),

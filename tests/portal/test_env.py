@@ -30,6 +30,7 @@ def test_a_bare_environment_is_enough() -> None:
         ("HF_ENDPOINT", "huggingface.co", "http"),
         ("MODELPORT_MODELS_KEPT_DAYS", "-1", "number of days"),
         ("MODELPORT_MODELS_KEPT_DAYS", "a month", "number of days"),
+        ("MODELPORT_CURRENCY", "dollars", "ISO 4217"),
         ("GPU_HOUR_COST", "much", "write an amount"),
         ("GPU_HOUR_COST", "-1", "write an amount"),
         ("GPU_HOUR_COST", "inf", "write an amount"),
