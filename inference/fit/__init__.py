@@ -17,7 +17,6 @@ from inference.fit.memory import (
     kv_width,
     longest,
     splits,
-    usual_batch,
     weight_bytes,
 )
 from inference.fit.wish import CPU_KV_SPACE, GPU_SHARE, Layout, Wish
@@ -117,12 +116,10 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def chat(self) -> Users | None:
-        """Those with a long chat each; where that is too long, with the whole context."""
-        if found := [users for users in self.users if users.context <= CHAT]:
-            return found[-1]
-        if self.sequences is not None and self.context and self.verdict is Verdict.FITS:
-            return Users(self.context, self.sequences, self.request_bytes or 0)
-        return None
+        """Those with a long chat each; where the whole context is shorter, with that."""
+        if self.verdict is Verdict.FITS and self.context and self.context <= CHAT:
+            return Users(self.context, self.sequences or 0, self.request_bytes or 0)
+        return next((users for users in reversed(self.users) if users.context <= CHAT), None)
 
 
 def estimate(
@@ -171,8 +168,7 @@ def _on_cpu(
         context=wish.context or card.context_length,
     )
     room = wish.kv_space_bytes if needed <= hardware.memory_bytes else -1
-    in_flight = 2 * (wish.batch or usual_batch(0))
-    return _judge(fit, card.shape, room, wish, correction, Layout(), in_flight)
+    return _judge(fit, card.shape, room, wish, correction, Layout(), wish.step(None))
 
 
 def _on_gpus(
@@ -199,11 +195,8 @@ def _on_gpus(
         needed_bytes=weights + overhead,
         context=wish.context or card.context_length,
     )
-    # A step for each group of layers, and one that is scheduled while they run (vLLM's
-    # max_concurrent_batches).
-    in_flight = (layout.pipeline + 1) * (wish.batch or usual_batch(smallest))
     room = available - weights - overhead
-    return _judge(fit, card.shape, room, wish, correction, layout, in_flight)
+    return _judge(fit, card.shape, room, wish, correction, layout, wish.step(smallest))
 
 
 def _judge(
@@ -213,10 +206,10 @@ def _judge(
     wish: Wish,
     correction: Correction,
     layout: Layout,
-    in_flight: int,
+    step: tuple[int, int],
 ) -> Fit:
     """The verdict, given the bytes that are left for the KV cache of one copy (negative: not even
-    weights)."""
+    weights), and the tokens and requests of one step."""
     fit = _all_copies(fit, max(0, room), layout.copies)
     fit = msgspec.structs.replace(fit, starts=correction.starts)
     context = fit.context
@@ -224,6 +217,9 @@ def _judge(
         verdict = Verdict.FITS if room >= 0 else Verdict.TOO_BIG
         return msgspec.structs.replace(fit, verdict=verdict)
     width = kv_width(wish.dtype, wish.kv_dtype)
+    # A step for each group of layers, and one that is scheduled while they run (vLLM's
+    # max_concurrent_batches).
+    in_flight = (layout.pipeline + 1) * step[0]
     # In bytes as reckoned from the architecture: of these the room holds more or fewer.
     room_reckoned = correction.reckoned(max(0, room))
 
@@ -231,8 +227,7 @@ def _judge(
         return max(1, kv_bytes(shape, tokens, width, layout.tensor, in_flight))
 
     def at_once(tokens: int) -> int:
-        held = room_reckoned // reckoned(tokens)
-        return min(held, wish.at_a_time or held) * layout.copies
+        return min(room_reckoned // reckoned(tokens), step[1]) * layout.copies
 
     request = correction.kv_bytes(reckoned(context))
     fit = msgspec.structs.replace(

@@ -8,9 +8,11 @@ from inference.model_shape import Shape
 
 GIB = 1024**3
 
-# Tokens of one step where nobody sets them, by the GPU's memory (engine/arg_utils.py,
-# get_batch_defaults, for the OpenAI server). An A100 of 80 GB has 2048: more is the safe side.
-BATCHES = ((160 * GIB, 16_384), (70 * GIB, 8192), (0, 2048))
+# Tokens and requests of one step where nobody sets them, by the GPU's memory (engine/arg_utils.py,
+# for the OpenAI server). An A100 of 80 GB counts as a smaller GPU there; here it does not, which
+# for the tokens is the safe side.
+STEPS = ((160 * GIB, 16_384, 1024), (70 * GIB, 8192, 1024), (0, 2048, 256))
+CPU_STEP = (2048, 128)
 BATCH = 8192  # tokens
 STATE_BYTES = 4  # a recurrent layer's state is kept in float32 by some, so by all here
 
@@ -94,9 +96,12 @@ def splits(shape: Shape | None, count: int) -> bool:
     return bool(shape.latent_dim) or many % few == 0
 
 
-def usual_batch(gpu_memory_bytes: int) -> int:
-    """Tokens that one step computes at the most, where nobody has said how many."""
-    return next(batch for least, batch in BATCHES if gpu_memory_bytes >= least)
+def usual_step(gpu_memory_bytes: int | None) -> tuple[int, int]:
+    """Tokens and requests that one step computes at the most, where nobody has said how many.
+    None: on a CPU."""
+    if gpu_memory_bytes is None:
+        return CPU_STEP
+    return next((n, seqs) for least, n, seqs in STEPS if gpu_memory_bytes >= least)
 
 
 def _layer_bytes(shape: Shape, dtype_bytes: int, split: int) -> int:

@@ -8,7 +8,7 @@ from typing import Self
 
 import msgspec
 
-from inference.fit.memory import GIB
+from inference.fit.memory import GIB, usual_step
 
 # vLLM's default for --gpu-memory-utilization, and our setting's.
 GPU_SHARE = 0.9
@@ -42,6 +42,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     copies: int = 1
     at_a_time: int | None = None  # requests that are computed side by side
     batch: int | None = None  # tokens of one step
+    larger_steps: bool = False  # twice the usual where the last two are not said
 
     @classmethod
     def of(cls, settings: Mapping[str, object], gpu_count: int | None = None) -> Self:
@@ -63,7 +64,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
             copies=_whole(settings, "data_parallel") or 1,
             at_a_time=_whole(settings, "max_num_seqs"),
             batch=_whole(settings, "max_num_batched_tokens"),
+            larger_steps=settings.get("performance_mode") == "throughput",
         )
+
+    def step(self, gpu_memory_bytes: int | None) -> tuple[int, int]:
+        """Tokens and requests that one step computes at the most; None: on a CPU."""
+        tokens, requests = usual_step(gpu_memory_bytes)
+        factor = 2 if self.larger_steps else 1
+        return self.batch or tokens * factor, self.at_a_time or requests * factor
 
     def layout(self, gpu_count: int) -> Layout | None:
         """So many GPUs, shared as was asked for; None where that does not come out even."""

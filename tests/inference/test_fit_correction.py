@@ -111,7 +111,7 @@ def test_at_full_load_all_that_is_in_memory_is_read_for_a_token_of_each_user() -
         verdict=Verdict.FITS,
         gpu_count=2,
         weight_bytes=100,
-        context=8192,
+        context=131_072,
         users=(Users(4096, 9, 5), Users(8192, 4, 25)),
     )
     # 4 users × 2 GPUs × 1000 B/s × 0.8, over 100 + 4 × 25 bytes

@@ -20,7 +20,6 @@ from inference.fit import (
 )
 from inference.fit.alternatives import Alternatives, alternatives
 from inference.fit.correction import Correction
-from inference.fit.memory import usual_batch
 from inference.model_card import ModelCard
 from inference.model_shape import Shape
 from tests.inference.test_fit import card, gpus
@@ -205,11 +204,28 @@ def test_no_more_users_than_the_engine_computes_side_by_side() -> None:
     assert fit.sequences == 3
 
 
+def test_users_are_told_for_a_long_chat_or_for_the_whole_context_where_that_is_shorter() -> None:
+    for context, told in ((131_072, 8192), (8192, 8192), (6000, 6000)):
+        chat = estimate(LLAMA, gpus(1, 80), Wish(context=context)).chat
+        assert chat is not None
+        assert chat.context == told
+    small = estimate(LLAMA, gpus(1, 19))
+    assert (small.verdict, small.chat) == (Verdict.SHORTER, None)
+
+
 def test_tokens_in_flight_add_to_a_window() -> None:
     shape = Shape(layers=2, heads=8, kv_heads=8, head_dim=64, window_layers=2, window=128)
     per_token = 2 * 2 * 8 * 64 * 2
     assert kv_bytes(shape, 100_000, in_flight=4096) == (128 + 4096) * per_token
-    assert [usual_batch(gib * GIB) for gib in (24, 80, 180)] == [2048, 8192, 16_384]
+
+
+def test_where_nobody_says_steps_are_as_large_as_the_engine_makes_them() -> None:
+    sizes = [Wish().step(gib and gib * GIB) for gib in (None, 24, 80, 180)]
+    assert sizes == [(2048, 128), (2048, 256), (8192, 1024), (16_384, 1024)]
+    assert Wish.of({"performance_mode": "throughput"}).step(80 * GIB) == (16_384, 2048)
+    assert Wish(at_a_time=7, batch=70, larger_steps=True).step(80 * GIB) == (70, 7)
+    tiny = card("Qwen/Qwen2.5-0.5B-Instruct")
+    assert users(estimate(tiny, gpus(1, 24)))[4096] == 256  # there is room for more
 
 
 def test_main_memory_is_meant_by_no_gpu() -> None:
