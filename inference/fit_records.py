@@ -25,6 +25,7 @@ from inference.models import FitRecord, Instance, InstanceRevision, Node, Replic
 
 REMEMBERED = 500  # starts, the newest of the house
 AT_ONCE = 20
+TELLING = 2048  # tokens: of a shorter context the last block, mostly empty, is too large a part
 PATIENCE = timedelta(days=1)  # with a hub that cannot be reached
 
 
@@ -151,11 +152,12 @@ def _estimate(record: FitRecord, card: ModelCard, wish: Wish) -> None:
 
 
 def _start_of(record: FitRecord) -> Start:
+    tells = record.context_length is not None and record.context_length >= TELLING
     return Start(
         available_bytes=record.available_bytes or 0,
         weight_bytes=record.estimated_weight_bytes or 0,
         overhead_bytes=record.estimated_overhead_bytes or 0,
-        request_bytes=record.estimated_request_bytes,
+        request_bytes=record.estimated_request_bytes if tells else None,
         number_format=_number_format(record.dtype, record.quantization),
         measured=Measured(
             kv_cache_tokens=record.measured_kv_tokens,

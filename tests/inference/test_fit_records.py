@@ -159,6 +159,19 @@ def test_other_engines_gpus_and_architectures_learn_nothing_from_it(
     assert known.correction("vllm", card, "", Wish()) == Correction()
 
 
+def test_a_short_context_teaches_nothing_about_tokens(
+    acme: Organization, alice: User, place: FakeProvisioner, reconciler: Reconciler
+) -> None:
+    card = folders.bundled_card()
+    place.measured = said(2 * (card.parameters or 0), GPU_OVERHEAD, padding=2.0)
+    rounds(reconciler, a_wish(acme, alice, gpu_count=1))
+    tasks.estimate_starts()
+    factors = [fit_records.Corrections.of_house().correction("vllm", card, GPU_TYPE, Wish()).kv]
+    FitRecord.objects.update(context_length=100)
+    factors += [fit_records.Corrections.of_house().correction("vllm", card, GPU_TYPE, Wish()).kv]
+    assert factors == [pytest.approx(2.0), 1.0]
+
+
 def test_an_engine_that_says_nothing_starts_all_the_same(
     acme: Organization, alice: User, reconciler: Reconciler
 ) -> None:
