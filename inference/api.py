@@ -14,7 +14,9 @@ from rest_framework.response import Response
 
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
-from inference import catalog, reconciler
+from inference import catalog, fit_answers, reconciler
+from inference.fit import Wish
+from inference.fit_answers import House
 from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
@@ -168,7 +170,10 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             wanted["model_id"],
             wanted.pop("model_revision", ""),
         )
-        if obstacle := catalog.obstacle(card, catalog.fits(card)):
+        engine, count = wanted.get("engine", "vllm"), wanted.get("gpu_count", 0)
+        settings = Instance.checked(engine, wanted.get("settings", {}), count)
+        answers = House.of(self.organization).answers(card, Wish.of(settings, count), engine)
+        if obstacle := fit_answers.obstacle(card, answers):
             raise ValidationError({"model_id": obstacle})
         return Instance.request(
             self.organization, self.membership.user, model_revision=card.revision, **wanted

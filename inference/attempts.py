@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.db.models import QuerySet
 
 from accounts.models import User
-from inference import catalog, doctor
+from inference import doctor, fit_answers
 from inference.doctor import Diagnosis, Kind, Remedy, Situation
 from inference.lifecycle import InstanceState
 from inference.models import Instance, Replica
@@ -96,6 +96,6 @@ def _situation(instance: Instance) -> Situation:
         engine=instance.engine,
         settings=instance.settings,
         gpu_count=instance.gpu_count,
-        machine_gpus=max((len(m.gpu_memory_bytes) for _name, m in catalog.machines()), default=0),
+        machine_gpus=fit_answers.most_gpus(fit_answers.places()),
         from_hub=instance.model_source == Instance.Source.HUB,
     )

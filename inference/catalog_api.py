@@ -1,7 +1,7 @@
 """Models over REST: what is on hand, what the hub has, and one model with its fit."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
@@ -13,9 +13,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.rest import TenantViewSet
-from inference import catalog, hub
-from inference.catalog import FolderNotFound, NodeFit
-from inference.fit import Verdict
+from accounts.roles import Permission
+from inference import catalog, fit_answers, hub
+from inference.catalog import FolderNotFound
+from inference.fit import Users, Verdict, Wish
+from inference.fit_answers import ENGINE, Answer, House
 from inference.model_card import ModelCard, Refusal
 from inference.models.instance import Instance
 
@@ -53,23 +55,92 @@ class ModelFileSerializer(serializers.Serializer[Any]):
     fetched = serializers.BooleanField()
 
 
-class NodeFitSerializer(serializers.Serializer[NodeFit]):
-    """Whether it fits one machine. Sizes in bytes, lengths in tokens."""
+class UsersSerializer(serializers.Serializer[Users]):
+    """So many at the same time, each with a conversation of `context` tokens."""
 
-    node = serializers.CharField()
+    # The field's name is also an attribute of every field, which confuses only the type checker.
+    context = serializers.IntegerField()  # type: ignore[assignment]
+    count = serializers.IntegerField()
+
+
+class FitSerializer(serializers.Serializer[Answer]):
+    """Whether it fits one kind of hardware. Sizes in bytes over all GPUs used, lengths in tokens,
+    prices in units of the currency; null: not known."""
+
+    nodes = serializers.ListField(
+        source="place.nodes", child=serializers.CharField(), help_text="The machines that have it."
+    )
+    gpu_type = serializers.CharField(source="place.gpu_type", help_text="Empty: main memory.")
     verdict = serializers.ChoiceField(
         [(verdict.value, verdict.value) for verdict in Verdict], source="fit.verdict"
     )
     gpu_count = serializers.IntegerField(source="fit.gpu_count")
     needed_bytes = serializers.IntegerField(source="fit.needed_bytes")
     available_bytes = serializers.IntegerField(source="fit.available_bytes")
+    weight_bytes = serializers.IntegerField(source="fit.weight_bytes")
+    overhead_bytes = serializers.IntegerField(source="fit.overhead_bytes")
+    kv_cache_bytes = serializers.IntegerField(source="fit.kv_room_bytes")
+    spare_bytes = serializers.IntegerField(source="fit.spare_bytes")
+    kv_bytes_per_token = serializers.IntegerField(source="fit.kv_bytes_per_token", allow_null=True)
+    context = serializers.IntegerField(  # type: ignore[assignment]
+        source="fit.context", allow_null=True
+    )
     max_context = serializers.IntegerField(source="fit.max_context", allow_null=True)
-    sequences = serializers.IntegerField(source="fit.sequences", allow_null=True)
-    sentences = serializers.ListField(child=serializers.CharField())
+    sequences = serializers.IntegerField(
+        source="fit.sequences",
+        allow_null=True,
+        help_text="Requests of the whole context at the same time.",
+    )
+    users = UsersSerializer(source="fit.users", many=True)
+    starts = serializers.IntegerField(
+        source="fit.starts", help_text="Measured starts of this kind that have corrected it."
+    )
+    currency = serializers.CharField(source="hour.currency", allow_null=True, default=None)
+    price_per_hour = serializers.DecimalField(
+        source="per_hour", max_digits=None, decimal_places=None, allow_null=True
+    )
+    price_per_million_tokens = serializers.DecimalField(
+        source="per_million",
+        max_digits=None,
+        decimal_places=None,
+        allow_null=True,
+        help_text="Of output, at full load, at the least.",
+    )
+    sentences = serializers.SerializerMethodField(help_text="The same in words.")
+
+    def get_sentences(self, answer: Answer) -> list[str]:
+        return [*answer.sentences, *answer.price_sentences]
+
+
+class FitWishSerializer(serializers.Serializer[Any]):
+    """A model and how it would be run."""
+
+    # The field's name is also an attribute of every field, which confuses only the type checker.
+    source = serializers.ChoiceField(Instance.Source.choices)  # type: ignore[assignment]
+    model_id = serializers.CharField(max_length=512)
+    revision = serializers.CharField(required=False, allow_blank=True, max_length=LONGEST_QUERY)
+    engine = serializers.CharField(default=ENGINE, max_length=32)
+    settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
+    gpu_count = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=64,
+        help_text="Without it, as few as will do; 0: main memory.",
+    )
+
+
+class FitAnswerSerializer(serializers.Serializer[Any]):
+    """The answers, the best first."""
+
+    model_id = serializers.CharField()
+    revision = serializers.CharField()
+    fits = FitSerializer(many=True)
+    obstacle = serializers.CharField(help_text="Why it cannot be deployed so; empty when it can.")
 
 
 class ModelDetailSerializer(ModelSerializer):
-    """A model in full, with its fit on each machine."""
+    """A model in full, with its fit on each kind of hardware here."""
 
     files = ModelFileSerializer(many=True)
     fits = serializers.SerializerMethodField()
@@ -77,12 +148,12 @@ class ModelDetailSerializer(ModelSerializer):
         help_text="Why it cannot be deployed here; empty when it can."
     )
 
-    @extend_schema_field(NodeFitSerializer(many=True))
+    @extend_schema_field(FitSerializer(many=True))
     def get_fits(self, card: ModelCard) -> Any:
-        return NodeFitSerializer(self.context["fits"], many=True).data
+        return FitSerializer(self.context["fits"], many=True).data
 
     def get_obstacle(self, card: ModelCard) -> str:
-        return catalog.obstacle(card, self.context["fits"])
+        return fit_answers.obstacle(card, self.context["fits"])
 
 
 class WholeList(BasePagination):
@@ -122,6 +193,7 @@ class ModelViewSet(TenantViewSet):
     serializer_class = ModelSerializer
     pagination_class = WholeList
     filter_backends = ()
+    permissions: ClassVar = {"fit": Permission.VIEW}  # a question, though it comes by POST
     lookup_field = "address"
     lookup_value_converter = "path"
 
@@ -143,12 +215,35 @@ class ModelViewSet(TenantViewSet):
         if source not in Instance.Source.values:
             raise NotFound
         revision = request.query_params.get("revision", "")[:LONGEST_QUERY]
+        card = self._card(source, model_id, revision)
+        context = {"fits": House.of(self.organization).answers(card)}
+        return Response(ModelDetailSerializer(card, context=context).data)
+
+    @extend_schema(request=FitWishSerializer, responses=FitAnswerSerializer)
+    @action(detail=False, methods=["post"])
+    def fit(self, request: Request, **address: str) -> Response:
+        """Whether a model fits here with these settings, for how many users, and for how much."""
+        asked = FitWishSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        said = asked.validated_data
+        engine, count = said["engine"], said.get("gpu_count")
+        settings = Instance.checked(engine, said.get("settings", {}), count)
+        card = self._card(said["source"], said["model_id"], said.get("revision", ""))
+        answers = House.of(self.organization).answers(card, Wish.of(settings, count), engine)
+        body = {
+            "model_id": card.model_id,
+            "revision": card.revision,
+            "fits": answers,
+            "obstacle": fit_answers.obstacle(card, answers),
+        }
+        return Response(FitAnswerSerializer(body).data)
+
+    def _card(self, source: str, model_id: str, revision: str) -> ModelCard:
+        """Raises NotFound."""
         try:
-            card = catalog.describe(self.organization, source, model_id, revision)
+            return catalog.describe(self.organization, source, model_id, revision)
         except (hub.ModelNotFound, FolderNotFound) as error:
             raise NotFound(error.sentence) from error
-        context = {"fits": catalog.fits(card)}
-        return Response(ModelDetailSerializer(card, context=context).data)
 
     def _all(self, cards: Sequence[ModelCard]) -> Response:
         page = self.paginate_queryset(cards)

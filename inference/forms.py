@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from django import forms
 from django.core.exceptions import ValidationError
 from django.http import QueryDict
@@ -19,15 +18,13 @@ from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Group, Setting, SettingValue, Variant
 from inference.engines.vllm_parsers import parsers_for
 from inference.engines.vllm_settings import PRESETS
-from inference.fit import GIB, Hardware
+from inference.fit import Wish
 from inference.model_card import ModelCard
 from inference.models import Instance
 from inference.models.instance import served_model_name
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
-
-Machines = list[tuple[str, Hardware]]
 
 ENGINE = "vllm"
 PREFIX = "setting_"
@@ -84,11 +81,12 @@ class InstanceForm(forms.Form):
         widget=forms.TextInput(attrs=TEXT | {"autocomplete": "off", "spellcheck": "false"}),
     )
 
-    def __init__(
-        self, card: ModelCard, machines: Machines, asked: QueryDict, *, bound: bool
-    ) -> None:
-        """`asked` is what was posted, or the address's query, which may suggest a context."""
+    def __init__(self, card: ModelCard, gpus: int, asked: QueryDict, *, bound: bool) -> None:
+        """`gpus`: as many as one machine has. `asked` is what was posted, or the address's query,
+        which may suggest a context and a number of GPUs."""
         suggested = {"name": suggested_name(card.model_id)}
+        if count := asked.get("gpu_count"):
+            suggested["gpu_count"] = count
         if context := asked.get("max_model_len"):
             suggested[PREFIX + "max_model_len"] = context
         if card.pipeline_tag in EMBEDDING:
@@ -96,8 +94,8 @@ class InstanceForm(forms.Form):
         elif card.chat_template:
             suggested |= _suggested_parsers(card)
         super().__init__(asked if bound else None, initial=suggested)
-        self.card, self.asked, self.places = card, asked, machines
-        self._add_hardware(max((len(m.gpu_memory_bytes) for _name, m in machines), default=0))
+        self.card, self.asked = card, asked
+        self._add_hardware(gpus)
 
     def _add_hardware(self, gpus: int) -> None:
         variant: Variant = "cuda" if gpus else "cpu"
@@ -126,31 +124,17 @@ class InstanceForm(forms.Form):
         names = [PREFIX + s.name for s in ENGINES[ENGINE].settings if s.group is group]
         return [self[name] for name in names if name in self.fields]
 
-    def context_length(self) -> int | None:
-        """Tokens, as chosen so far; None: the model's own."""
-        return self._number("max_model_len")
+    def wish(self) -> Wish:
+        """What an estimate needs, as chosen so far: the form may not be sent yet."""
+        said = {name: self.asked.get(name) or self.initial.get(name) or "" for name in self.fields}
+        if said.get("gpu_count") == "":
+            said["gpu_count"] = "1"
+        return wish_of(ENGINE, said)
 
-    def dtype(self) -> str:
-        return self.asked.get(PREFIX + "dtype", "auto")
-
-    def machines(self) -> Machines:
-        """The machines, with the memory that is set aside for conversations as chosen so far."""
-        kept = self._number("kv_cache_gib") or self._preset().get("kv_cache_gib")
-        if kept is None:
-            return self.places
-        return [
-            (name, msgspec.structs.replace(machine, kv_space_bytes=int(kept) * GIB))
-            for name, machine in self.places
-        ]
-
-    def _preset(self) -> Mapping[str, SettingValue]:
-        """What the preset chosen so far would fill in."""
-        return PRESETS.get(self.asked.get(PREFIX + "preset", ""), {})
-
-    def _number(self, setting: str) -> int | None:
-        """What is typed, where it makes sense: the form may not be sent yet."""
-        typed = self.asked.get(PREFIX + setting) or self.initial.get(PREFIX + setting) or ""
-        return int(typed) if typed.isdecimal() and 0 < int(typed) < 2**31 else None
+    def refuse(self, obstacle: str) -> None:
+        """Say why what is chosen cannot run; nothing where it can."""
+        if obstacle:
+            self.add_error(None, obstacle)
 
     def clean(self) -> dict[str, Any]:
         """What no field can tell alone: whether the settings go together."""
@@ -183,6 +167,34 @@ def _chosen(cleaned: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in cleaned.items()
         if name.startswith(PREFIX) and value not in {None, "", "auto", "none"}
     }
+
+
+def wish_of(engine: str, said: Mapping[str, str]) -> Wish:
+    """What an estimate needs of a form that may not be sent yet; nonsense counts as not said."""
+    chosen: dict[str, SettingValue] = {}
+    for setting in ENGINES[engine].settings:
+        value = _typed(setting, said.get(PREFIX + setting.name, ""))
+        if value not in {None, "auto", "none"}:
+            chosen[setting.name] = value
+    preset = PRESETS.get(str(chosen.get("preset")), {}) if engine == ENGINE else {}
+    count = said.get("gpu_count", "")
+    gpus = int(count) if count.isdecimal() and len(count) < 4 else 0
+    return Wish.of({**preset, **chosen}, gpus)
+
+
+def _typed(setting: Setting, text: str) -> SettingValue | None:
+    """What was typed, where it makes sense."""
+    try:
+        match setting.kind:
+            case "int":
+                return setting.check(int(text))
+            case "float":
+                return setting.check(float(text))
+            case "choice":
+                return setting.check(text)
+    except ValueError:  # BadSetting among them
+        return None
+    return text == "on"
 
 
 def _field(setting: Setting, card: ModelCard) -> forms.Field:
@@ -273,6 +285,8 @@ def _suggested_parsers(card: ModelCard) -> dict[str, str]:
 
 def request_instance(form: InstanceForm, organization: Organization, by: User) -> Instance | None:
     """Ask for what the form says; None, with errors in the form, where that is refused."""
+    if form.errors:
+        return None
     card, wanted = form.card, form.cleaned_data
     facts = {
         "name": wanted["name"],

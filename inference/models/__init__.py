@@ -2,6 +2,7 @@
 
 from inference.models.catalog import HubCredential
 from inference.models.event import InstanceEvent
+from inference.models.fit_record import FitRecord
 from inference.models.hardware import Node
 from inference.models.instance import Instance
 from inference.models.limit import Limit
@@ -16,6 +17,7 @@ from inference.models.serving import ServingInterval
 from inference.models.slo import SloAlert, SloTarget
 
 __all__ = [
+    "FitRecord",
     "HubCredential",
     "Instance",
     "InstanceEvent",

@@ -2,7 +2,8 @@
 
 It keeps the contract of `base` and moves one step further each time it is looked at, so that a
 caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
-`silence`, `unreachable`, `gpus`; `compute`, `work` and `rest` are what its tenants do.
+`silence`, `unreachable`, `gpus`; `compute`, `work` and `rest` are what its tenants do, `measured`
+is what its engines say of their memory.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from inference.lifecycle import Stage
+from inference.measured import Measured
 from inference.provisioners.base import (
     Event,
     Figures,
@@ -67,6 +69,7 @@ class FakeProvisioner:
         self.gpus = gpus
         self.address = address
         self.unreachable = False
+        self.measured: Measured | None = None
         self.replicas: dict[str, _Replica] = {}
 
     # The contract
@@ -237,6 +240,7 @@ class FakeProvisioner:
             node="fake",
             gpu_type=GPU_TYPE if replica.gpu_indices else "",
             gpu_indices=replica.gpu_indices,
+            measured=self.measured if up else None,
             idle_since=replica.idle_since if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,

@@ -17,6 +17,7 @@ from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
+from inference import fit_records
 from inference.lifecycle import Desired, InstanceState, transition
 from inference.models import Instance, Replica, ServingInterval
 from inference.provisioners.base import Handle, Observed, Reason
@@ -117,6 +118,7 @@ def mark_ready(instance: Instance, replica: Replica, observed: Observed) -> None
         _serve(replica, now)
         if first:
             _remember_start(instance, replica, now)
+            fit_records.keep(instance, replica)
 
 
 def unmark(replica: Replica) -> None:

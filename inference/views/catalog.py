@@ -12,8 +12,9 @@ from django.views.decorators.vary import vary_on_headers
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog, hub
-from inference.fit import Hardware, Verdict
+from inference import catalog, fit_answers, hub
+from inference.fit import Verdict
+from inference.fit_answers import Answer, House
 from inference.hub import HubError, ModelNotFound
 from inference.model_card import GATES, ModelCard, NotAModelAddress, parse_reference
 from inference.models.instance import Instance
@@ -50,7 +51,7 @@ def search(request: TenantRequest) -> HttpResponse:
     except HubError as error:
         context["hub_problem"] = error.sentence
     else:
-        context["hub_rows"] = _rows(found)
+        context["hub_rows"] = _rows(request, found)
     if request.headers.get("HX-Request"):
         return render(request, "inference/catalog.html#hub", context)
     return _catalog(request, **context)
@@ -68,12 +69,12 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
         card = catalog.describe(request.organization, source, model_id, revision)
     except HubError as error:
         return _no_model(request, source, model_id, error)
-    answers = catalog.fits(card)
+    answers = House.of(request.organization).answers(card)
     context = {
         "card": card,
         "source_label": Instance.Source(source).label,
         "fits": answers,
-        "obstacle": catalog.obstacle(card, answers),
+        "obstacle": fit_answers.obstacle(card, answers),
         "gate": card.refusal in GATES,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
@@ -84,7 +85,7 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
 
 
 def _catalog(request: TenantRequest, **context: Any) -> HttpResponse:
-    rows = _rows(catalog.on_hand(context["query"]))
+    rows = _rows(request, catalog.on_hand(context["query"]))
     words = _hub_words(context["query"])
     return render(request, "inference/catalog.html", {"rows": rows} | words | context)
 
@@ -115,22 +116,25 @@ def _no_model(request: TenantRequest, source: str, model_id: str, error: HubErro
     return render(request, "inference/model_problem.html", context, status=status)
 
 
-def _rows(cards: list[ModelCard]) -> list[dict[str, Any]]:
-    machines: list[tuple[str, Hardware]] = catalog.machines()
+def _rows(request: TenantRequest, cards: list[ModelCard]) -> list[dict[str, Any]]:
+    house = House.of(request.organization)
     rows = []
     for card in cards:
-        answers = catalog.fits_on(machines, card)
+        answers = house.answers(card)
         refused = card.refusal is not None and card.refusal not in GATES
         best = answers[0] if answers else None
         rows.append({"card": card, "best": best, "refused": refused})
     return rows
 
 
-def _deploy_query(card: ModelCard, answers: list[catalog.NodeFit]) -> str:
+def _deploy_query(card: ModelCard, answers: list[Answer]) -> str:
+    """The address of the form, with what the best answer suggests."""
     asked = {"source": card.source, "model": card.model_id, "revision": card.revision}
     best = answers[0].fit if answers else None
     if best and best.verdict is Verdict.SHORTER:
         asked["max_model_len"] = str(best.max_context)
+    if best and best.runs and best.gpu_count:
+        asked["gpu_count"] = str(best.gpu_count)
     return urlencode(asked)
 
 

@@ -20,11 +20,11 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import attempts, headline, insights, reconciler, words
+from inference import attempts, fit_words, headline, insights, reconciler, words
 from inference.headline import Number
 from inference.insights import Range
 from inference.lifecycle import Desired, InstanceState, Stage
-from inference.models import Instance, Replica, SloTarget
+from inference.models import FitRecord, Instance, Replica, SloTarget
 from inference.provisioners.base import Unavailable
 from inference.reconciler.decision import ATTEMPTS
 from portal.lib.env import environment
@@ -52,12 +52,14 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
         return render(request, "inference/instance_head.html", head | {"polls": True})
     living = _living(instance)
+    served = _serving(living) or replica
     context = head | {
         "stages": _stages(instance),
         "failure": attempts.failure(instance),
         "remedies": attempts.remedies(instance),
         "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
-        "replica": _serving(living) or replica,
+        "replica": served,
+        "estimate_error": _estimate_error(served),
         "replicas": living,
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
@@ -65,6 +67,12 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         "base_url": f"{settings.PUBLIC_URL}/v1",
     }
     return _page(request, "inference/instance.html", context)
+
+
+def _estimate_error(replica: Replica | None) -> str:
+    """Of its start; empty where nothing was measured."""
+    record = FitRecord.objects.filter(replica=replica).first()
+    return fit_words.error(record.error) if record and record.error is not None else ""
 
 
 @require_GET

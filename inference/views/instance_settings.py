@@ -13,13 +13,15 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.forms import StyledForm
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog
-from inference.forms import ConfigurationForm, add_errors
+from inference import catalog, fit_answers
+from inference.fit_answers import House
+from inference.forms import ConfigurationForm, add_errors, wish_of
+from inference.hub import HubError
 from inference.models import Instance, ScheduleEntry
 from inference.views.instance import common, fetch, gone
 
@@ -151,8 +153,33 @@ def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
 
 
 def _configuration(instance: Instance, data: QueryDict | None = None) -> ConfigurationForm:
-    gpus = max((len(m.gpu_memory_bytes) for _name, m in catalog.machines()), default=0)
-    return ConfigurationForm(instance, data, gpus)
+    return ConfigurationForm(instance, data, fit_answers.most_gpus(fit_answers.places()))
+
+
+@require_GET
+@requires(Permission.MANAGE_INSTANCES)
+def fit(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """Whether the model fits with the engine's settings as they are filled in: a part of the page.
+
+    By itself, so that the page need not wait for a hub that does not answer.
+    """
+    instance = fetch(request, instance_id)
+    if instance is None:
+        return gone(request)
+    context: dict[str, Any] = {}
+    try:
+        card = catalog.describe(
+            request.organization,
+            instance.model_source,
+            instance.model_id,
+            instance.model_revision,
+        )
+    except HubError as problem:
+        context["problem"] = problem.sentence
+    else:
+        wish = wish_of(instance.engine, request.GET.dict())
+        context["fits"] = House.of(request.organization).answers(card, wish, instance.engine)
+    return render(request, "inference/instance_fit.html", context)
 
 
 @require_http_methods(["POST"])

@@ -20,6 +20,7 @@ urlpatterns = [
     path(f"{ONE}logs/", instance.logs, name="instance-logs"),
     path(f"{ONE}logs/download/", instance.download_log, name="instance-log-download"),
     path(f"{ONE}settings/", instance_settings.show, name="instance-settings"),
+    path(f"{ONE}settings/fit/", instance_settings.fit, name="instance-fit"),
     path(f"{ONE}settings/schedule/", instance_settings.schedule, name="instance-schedule"),
     path(f"{ONE}revisions/", revisions.index, name="instance-revisions"),
     path(f"{ONE}revisions/<int:number>/restore/", revisions.restore, name="instance-restore"),
