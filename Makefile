@@ -13,7 +13,8 @@ up: .venv/.installed  ## run Modelport on this machine (PORT=8000, MODELPORT_HOM
 
 test: .venv/.installed-dev  ## all tests, a real engine and a real browser included
 	@tests/prepare
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not journey"
+	$(BIN)/pytest -m "journey and not slow"
 
 check: .venv/.installed-dev  ## format, lint, types, architecture, migrations, translations, assets
 	$(BIN)/ruff format --check .
