@@ -64,6 +64,9 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Several GPUs": _takes("tensor_parallel"),
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
+    "LoRA adapters at run time": lambda engine: any(
+        engine.lora(chosen) for chosen in _choices(engine)
+    ),
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

@@ -1,5 +1,6 @@
 """What runs and how it answers."""
 
+from inference.models.adapter import Adapter
 from inference.models.catalog import HubCredential
 from inference.models.event import InstanceEvent
 from inference.models.hardware import Node
@@ -16,6 +17,7 @@ from inference.models.serving import ServingInterval
 from inference.models.slo import SloAlert, SloTarget
 
 __all__ = [
+    "Adapter",
     "HubCredential",
     "Instance",
     "InstanceEvent",
