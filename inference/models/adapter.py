@@ -94,6 +94,7 @@ class Adapter(models.Model):
         """Have it loaded, now and whenever the instance runs. Raises ValidationError, its messages
         by field."""
         Organization.objects.lock(instance.organization_id)  # others may be about to take the name
+        Instance.objects.select_for_update().get(id=instance.id)  # it may be about to be buried
         instance.refresh_from_db()
         adapter = cls(
             organization_id=instance.organization_id,

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from inference.doctor import without_paths
 from inference.engines import lora
-from inference.engines.base import Engine
+from inference.engines.base import Engine, gettext_noop
 from inference.node import stock, weights
 from inference.node.client import EngineClient, EngineRefused
 from inference.node.record import AdapterRecord, AdapterStep, Record
@@ -37,7 +37,9 @@ FIRST_LOADS = 30.0  # seconds for which a replica may wait with being ready for 
 LINGERS = timedelta(seconds=15)  # what is unloaded keeps its files for so long where all is quiet,
 LINGERS_AT_MOST = timedelta(hours=1)  # and for so long where there always are requests
 CIRCUMSTANCES = {Reason.BACKEND_UNREACHABLE, Reason.INSUFFICIENT_CAPACITY, Reason.CRASHED}
-NO_ROOM = "The instance was started without room for adapters."
+NO_ROOM = gettext_noop("The instance was started without room for adapters.")
+FETCHING = gettext_noop("Fetching the adapter.")
+WAITING = gettext_noop("Waiting for the engine.")
 
 log = structlog.get_logger(__name__)
 
@@ -162,7 +164,7 @@ class Adapters:
 
     async def _fetch(self, one: AdapterRecord) -> None:
         spec = one.spec
-        one.message = "Fetching the adapter."
+        one.message = FETCHING
         try:
             source = Path(spec.path)
             if spec.source == "hub":
@@ -177,7 +179,7 @@ class Adapters:
         except OSError as problem:
             self._postpone(one, f"The adapter cannot be stored: {problem.strerror or problem}.")
         else:
-            self._move(one, AdapterStep.WANTED, AdapterStep.HERE, "Waiting for the engine.")
+            self._move(one, AdapterStep.WANTED, AdapterStep.HERE, WAITING)
 
     def _copy(self, source: Path, id_: str) -> None:
         """What an engine needs of it, whole or not at all. Raises WeightsProblem, OSError."""
@@ -266,8 +268,9 @@ class Adapters:
     # What is left of those that are off
 
     def _clear(self) -> None:
-        """Remove the files that no request can need any more. Before the engine is up none can."""
-        begun = self.record.ready_at is not None
+        """Remove the files that no request can need any more. Before there is a process none
+        can."""
+        begun = self.record.started_at is not None
         for one in list(self.record.adapters):
             unneeded = one.step is AdapterStep.UNWANTED and not begun
             if unneeded or (one.step is AdapterStep.OFF and self._is_over(one)):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from inference.engines.base import Variant
+from inference.engines.base import Variant, gettext_noop
 from inference.lifecycle import Stage
 from inference.measured import Measured
 from inference.node.processes import Identity
@@ -49,7 +49,7 @@ class AdapterStep(StrEnum):
 class AdapterRecord(msgspec.Struct, kw_only=True):
     spec: AdapterSpec  # without its hub token
     step: AdapterStep = AdapterStep.WANTED
-    message: str = "Waiting to be fetched."
+    message: str = gettext_noop("Waiting to be fetched.")
     wanted_token: bool = False
     off_at: datetime | None = None  # since when the engine has not had it any more
 

@@ -105,6 +105,18 @@ def test_who_may(bob: User, charlie_client: Client, address: str, instance: Inst
         assert charlie_client.post(theirs, FORM).status_code == 404
 
 
+def test_the_playground_offers_what_answers(
+    alice_client: Client, instance: Instance, alice: User
+) -> None:
+    Instance.objects.update(state="ready")
+    add(instance, alice)
+    add(instance, alice, "bad")
+    Adapter.objects.filter(name="bad").update(state="failed")
+    page = alice_client.get("/o/acme/playground/?model=tone")
+    assert page.context["names"] == ["demo", "tone"]
+    assert page.context["chosen"] == "tone"
+
+
 # REST
 
 
