@@ -183,4 +183,4 @@ def test_adapters_come_and_go_on_a_running_engine(portal: Running, api: httpx2.C
     # One start, one waking: no adapter has cost another.
     assert api.get(f"instances/{instance}/").json()["generation"] == 2
     events = api.get(f"instances/{instance}/events/").json()["results"]
-    assert sum(event["reason"] == "warming" for event in events) == 2
+    assert sum(event["reason"] == "ready" for event in events) == 2
