@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import metadata_load
 
 from inference import demo
+from inference.engines import lora
 from inference.model_card import (
     ModelCard,
     ModelFile,
@@ -71,6 +73,29 @@ def _hub_copies(root: Path) -> Iterator[tuple[str, Path]]:
         whole = [c.parent for c in configs if next(c.parent.glob("*.safetensors"), None)]
         if whole:
             yield cached.name.removeprefix("models--").replace("--", "/"), whole[-1]
+
+
+def adapter_folders() -> dict[str, Path]:
+    """Every folder with a LoRA adapter, by id, in the same roots as models."""
+    found: dict[str, Path] = {}
+    for root in (*environment().model_folders, environment().home / "models"):
+        for pattern in (f"*/{lora.CONFIG}", f"*/*/{lora.CONFIG}"):
+            for config in sorted(root.glob(pattern)):
+                found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
+    return dict(sorted(found.items()))
+
+
+def adapter_files(folder: Path) -> tuple[str, set[str], dict[str, Any]]:
+    """A hash of an adapter's folder as it is now, the names in it, and what its config says.
+
+    The hash goes by config and size: nobody waits for all of the weights to be read.
+    """
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    config = _start_of(folder / lora.CONFIG, LONGEST_JSON)
+    digest = hashlib.sha256(config)
+    if lora.WEIGHTS in names:
+        digest.update(str((folder / lora.WEIGHTS).stat().st_size).encode())
+    return digest.hexdigest()[:40], names, read_json(config)
 
 
 def local_card(model_id: str) -> ModelCard | None:

@@ -40,6 +40,7 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from redis import RedisError
 
+from inference.engines import lora
 from inference.model_card import (
     GATES,
     ModelCard,
@@ -182,6 +183,14 @@ def describe(model_id: str, revision: str = "", token: str | None = None) -> Mod
     )
 
 
+def adapter_files(
+    model_id: str, revision: str = "", token: str | None = None
+) -> tuple[str, set[str], dict[str, Any]]:
+    """The commit that this revision of a LoRA adapter is (empty: the newest), the names of its
+    files, and what its config says. Raises HubError."""
+    return _ask(lambda: _adapter_files(model_id, revision, token), token, model_id, revision)
+
+
 def _search(query: str, token: str | None) -> list[ModelCard]:
     began = time.monotonic()
     params: dict[str, Any] = {"search": query, "filter": "safetensors", "sort": "downloads"}
@@ -257,6 +266,16 @@ def _describe(model_id: str, revision: str, token: str | None) -> ModelCard:
         card = msgspec.structs.replace(card, gated=True, refusal=gate)
         configs = {"config.json": info.config or {}}
     return read_card(card, configs=configs, tensors=tensors)
+
+
+def _adapter_files(
+    model_id: str, revision: str, token: str | None
+) -> tuple[str, set[str], dict[str, Any]]:
+    api = HfApi(endpoint=environment().hf_endpoint, token=token or False)
+    with _hub_format():
+        card = _outline(api.model_info(model_id, revision=revision or None, timeout=TIMEOUT.read))
+    names = {file.path for file in card.files}
+    return card.revision, names, _file(card, lora.CONFIG, token) if lora.CONFIG in names else {}
 
 
 def _file(card: ModelCard, name: str, token: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from inference.adapters_api import AdapterViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -32,6 +33,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("keys", accounts.KeyViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
+    ("adapters", AdapterViewSet),
     ("routes", RouteViewSet),
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),

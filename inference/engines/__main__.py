@@ -65,6 +65,9 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
     "Sleeps at hand on a GPU": lambda engine: engine.can_sleep({}, "cuda"),
+    "LoRA adapters at run time": lambda engine: any(
+        engine.lora(chosen) for chosen in _choices(engine)
+    ),
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

@@ -5,7 +5,7 @@ an engine only through the typed settings below, never as text that becomes an a
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -119,6 +119,23 @@ class Probe:
     body: Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class Call:
+    """A POST to a running engine that only its supervisor makes."""
+
+    path: str
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """How adapters come and go while an engine runs."""
+
+    max_rank: int
+    load: Callable[[str, str], Call]  # the name to serve it by, its folder
+    unload: Callable[[str], Call]
+
+
 class Engine(Protocol):
     name: str
     title: str
@@ -156,6 +173,10 @@ class Engine(Protocol):
         ...
 
     def probe(self, launch: Launch) -> Probe: ...
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        """With these settings; None: it takes no adapters."""
+        ...
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         """The paths under /v1 that a client may ask for with these settings."""

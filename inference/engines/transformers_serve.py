@@ -11,6 +11,7 @@ from inference.engines.base import (
     BadSetting,
     Group,
     Launch,
+    Lora,
     Probe,
     Recipe,
     Setting,
@@ -135,6 +136,9 @@ class TransformersServe:
             "temperature": 0,
         }
         return Probe("/v1/completions", body)
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        return None
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})

@@ -11,7 +11,9 @@ from inference.engines.base import (
     GIB,
     KEPT,
     BadSetting,
+    Call,
     Launch,
+    Lora,
     Probe,
     Recipe,
     Setting,
@@ -20,6 +22,7 @@ from inference.engines.base import (
     Variant,
     checked,
 )
+from inference.engines.lora import DEFAULT_RANK
 from inference.engines.vllm_settings import CPU_KV_GIB, PRESETS, SETTINGS
 from inference.lifecycle import Stage
 from inference.measured import Measured
@@ -93,6 +96,7 @@ class Vllm:
         chosen = dict(PRESETS.get(str(chosen.get("preset")), {})) | chosen
         _check_batch(chosen)
         _check_speculation(chosen)
+        _check_lora(chosen)
         if gpu_count is not None:
             _gpus_per_layer(chosen, gpu_count)
         return chosen
@@ -125,7 +129,7 @@ class Vllm:
             argv += ["--runner", "pooling", "--convert", "embed"]
         else:
             argv += _parser_flags(settings) + _speculation_flags(settings)
-        return argv + _hardware_flags(settings, launch)
+        return argv + _lora_flags(settings) + _hardware_flags(settings, launch)
 
     def env(self, launch: Launch) -> dict[str, str]:
         settings = self.check(launch.settings)
@@ -137,6 +141,8 @@ class Vllm:
         }
         if settings.get("keep_responses"):
             env["VLLM_ENABLE_RESPONSES_API_STORE"] = "1"
+        if settings.get("enable_lora"):
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # its paths are none of a client's
         if launch.variant == "cpu":
             env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", CPU_KV_GIB))
         else:
@@ -162,6 +168,11 @@ class Vllm:
                 "temperature": 0,
             },
         )
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        if not settings.get("enable_lora"):
+            return None
+        return Lora(_lora_rank(settings), _load_lora, _unload_lora)
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
@@ -255,6 +266,35 @@ def _lookup(settings: Mapping[str, SettingValue]) -> tuple[int, int]:
         settings.get("prompt_lookup_max", max(4, int(settings.get("prompt_lookup_min", 2))))
     )
     return int(settings.get("prompt_lookup_min", min(2, longest))), longest
+
+
+def _lora_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+    if not settings.get("enable_lora"):
+        return []
+    return [
+        "--enable-lora",
+        *("--max-loras", str(settings.get("max_loras", 1))),
+        *("--max-lora-rank", str(_lora_rank(settings))),
+    ]
+
+
+def _lora_rank(settings: Mapping[str, SettingValue]) -> int:
+    chosen = settings.get("max_lora_rank", "auto")
+    return DEFAULT_RANK if chosen == "auto" else int(chosen)
+
+
+def _load_lora(name: str, path: str) -> Call:
+    return Call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+
+def _unload_lora(name: str) -> Call:
+    return Call("/v1/unload_lora_adapter", {"lora_name": name})
+
+
+def _check_lora(settings: Mapping[str, SettingValue]) -> None:
+    chosen = {name for name in ("max_loras", "max_lora_rank") if settings.get(name) != "auto"}
+    if chosen & settings.keys() and not settings.get("enable_lora"):
+        raise BadSetting("max_loras and max_lora_rank need enable_lora.")
 
 
 def _check_batch(settings: Mapping[str, SettingValue]) -> None:

@@ -257,7 +257,7 @@ class Exchange(Held):
 
     def _refuse_booked(self, refusal: Refusal, key: Key, parsed: Parsed) -> None:
         """Their instance cannot take it: that is a row for its owner to see. Else raises it."""
-        instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
+        instance = router.instance_named(self.runtime.snapshot, key.organization_id, parsed.model)
         if (
             instance is None
             or not router.allowed(key, parsed.model)
@@ -396,7 +396,8 @@ class Exchange(Held):
         if isinstance(where, Provider):
             self.served_by = b"X-Modelport-Provider: %b\r\n" % where.name.encode()
         else:
-            self.served_by = b"X-Modelport-Instance: %b\r\n" % choice.model.encode()
+            name = choice.model if choice.instance is None else choice.instance.name
+            self.served_by = b"X-Modelport-Instance: %b\r\n" % name.encode()
         if parsed is None:
             return b"%b /v1/%b HTTP/1.1\r\nHost: engine\r\nX-Request-Id: %b\r\n%b\r\n" % (
                 self.method,

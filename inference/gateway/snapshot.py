@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,7 @@ import psycopg
 from inference.engines import ENGINES
 from inference.gateway.tables import (
     FREE,
+    Adapter,
     Instance,
     Key,
     Limit,
@@ -61,8 +63,12 @@ _INSTANCES = """
     FROM inference_instance i WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
-    SELECT id, instance_id, address, context_length FROM inference_replica
+    SELECT id, instance_id, address, context_length, adapters FROM inference_replica
     WHERE state = 'ready' AND address <> ''
+"""
+_ADAPTERS = """
+    SELECT id, instance_id, name, created_at, CASE WHEN state = 'failed' THEN message ELSE '' END
+    FROM inference_adapter WHERE removed_at IS NULL AND state <> 'removing'
 """
 _LIMITS = """
     SELECT id, scope, meter, "window", amount,
@@ -103,6 +109,7 @@ class Snapshot:
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self.instances_by_id: dict[bytes, Instance] = {}
         self.routes: dict[tuple[bytes, str], Route] = {}  # by organization and name
+        self.adapters: dict[tuple[bytes, str], Adapter] = {}  # by organization and name
         self.providers: dict[bytes, Provider] = {}
         self.origins: set[str] = set()  # of browser programs, over all keys
         self._limits: dict[bytes, tuple[Limit, ...]] = {}  # by the id of whose they are
@@ -127,6 +134,9 @@ class Snapshot:
 
     def routes_of(self, organization_id: bytes) -> list[Route]:
         return [r for (owner, _), r in self.routes.items() if owner == organization_id]
+
+    def adapters_of(self, organization_id: bytes) -> list[Adapter]:
+        return [a for (owner, _), a in self.adapters.items() if owner == organization_id]
 
     async def look_up(self, digest: bytes) -> Key | None:
         """A key that was made so lately that its notice is still on its way."""
@@ -229,6 +239,7 @@ class Snapshot:
         """All but the keys."""
         instances = await _fetch(connection, _INSTANCES)
         replicas = await _fetch(connection, _REPLICAS)
+        adapters = await _fetch(connection, _ADAPTERS)
         limits = await _fetch(connection, _LIMITS)
         routes = await _fetch(connection, _ROUTES)
         targets = await _fetch(connection, _TARGETS)
@@ -242,9 +253,15 @@ class Snapshot:
             instance.price = price
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
-            _add_replica(made, row, former)
+            _add_replica(made, row[:-1], former)
+        loaded = {row[0].bytes: set(row[-1]) for row in replicas}
         self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
+        self.adapters = {
+            (adapter.instance.organization_id, adapter.name): adapter
+            for row in adapters
+            if (adapter := _adapter(row, made, loaded)) is not None
+        }
         self.routes = {(r.organization_id, r.name): r for r in _routes(routes, targets)}
         self.providers = {
             provider.id: provider
@@ -324,6 +341,24 @@ def _add_replica(
         instance.replicas.append(known)  # it keeps its count of outstanding requests
     else:
         instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
+
+
+def _adapter(
+    row: Row, instances: Mapping[bytes, Instance], loaded: Mapping[bytes, set[str]]
+) -> Adapter | None:
+    """`loaded` are the ids of the adapters that each replica has."""
+    id_, instance_id, name, created, failure = row
+    instance = instances.get(instance_id.bytes)
+    if instance is None:
+        return None
+    having = [replica for replica in instance.replicas if str(id_) in loaded[replica.id]]
+    return Adapter(
+        name,
+        created,
+        replace(instance, replicas=having),
+        failure,
+        loading=bool(instance.replicas and instance.wanted and not having),
+    )
 
 
 def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:

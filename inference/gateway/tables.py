@@ -85,6 +85,17 @@ class Instance:
 
 
 @dataclass(slots=True, eq=False)
+class Adapter:
+    """A LoRA adapter of an instance: a name of its own for some of its replicas."""
+
+    name: str
+    created_at: datetime
+    instance: Instance  # as this adapter has it: only the replicas that have loaded it
+    failure: str = ""  # why it cannot be loaded, a sentence for people
+    loading: bool = False  # its instance serves, and has not loaded it (yet)
+
+
+@dataclass(slots=True, eq=False)
 class Provider:
     """An OpenAI-compatible service elsewhere, called with the organization's own secret."""
 

@@ -1,5 +1,6 @@
 """What runs and how it answers."""
 
+from inference.models.adapter import Adapter
 from inference.models.catalog import HubCredential
 from inference.models.event import InstanceEvent
 from inference.models.fit_record import FitRecord
@@ -18,6 +19,7 @@ from inference.models.slo import SloAlert, SloTarget
 
 __all__ = [
     "FitRecord",
+    "Adapter",
     "HubCredential",
     "Instance",
     "InstanceEvent",

@@ -307,25 +307,37 @@ class Instance(Changes, models.Model):
         self._clean_only(*fields)
         self.save(update_fields=fields)
 
-    def note(self, reason: str, message: str, *, by: User | None = None, code: str = "") -> None:
-        """Write down that something happened; `code` is a provisioner's reason."""
+    def note(
+        self,
+        reason: str,
+        message: str,
+        *,
+        by: User | None = None,
+        code: str = "",
+        about: str = "",
+    ) -> None:
+        """Write down that something happened; `code` is a provisioner's reason, `about` the name of
+        what it happened to, where that is a part of the instance."""
+        data = {"code": code, "about": about}
         self.events.create(
             organization_id=self.organization_id,
             generation=self.generation,
             reason=reason,
             message=message,
-            data={"code": code} if code else {},
+            data={name: value for name, value in data.items() if value},
             by=by,
         )
 
     def _take_name(self) -> None:
         """Save it as a new one. Raises ValidationError where the name is taken."""
-        Organization.objects.lock(self.organization_id)  # a route may be about to take it
+        Organization.objects.lock(self.organization_id)  # a route or an adapter may want it too
         others = Instance.objects.for_organization(self.organization).alive()
         if others.filter(name=self.name).exists():
             raise ValidationError({"name": _("An instance with this name exists already.")})
         if self.organization.routes.filter(name=self.name).exists():
             raise ValidationError({"name": _("A route has this name already.")})
+        if self.organization.adapters.filter(name=self.name, removed_at=None).exists():
+            raise ValidationError({"name": _("An adapter has this name already.")})
         check_quota(self)
         self.approval = self.Approval.PENDING.value if needs_approval(self) else ""
         self.save()

@@ -39,6 +39,7 @@ class Replica(models.Model):
     node = models.CharField(max_length=253, blank=True, default="")  # the machine's name
     gpu_type = models.CharField(max_length=120, blank=True, default="")
     gpu_indices = models.JSONField(default=list)
+    adapters = models.JSONField(default=list)  # ids of those that it has loaded
     # What the engine said of itself at its start; None: it said nothing.
     kv_cache_tokens = models.BigIntegerField(null=True)
     max_concurrency = models.FloatField(null=True)  # requests of full context at a time

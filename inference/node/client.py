@@ -5,16 +5,21 @@ from pathlib import Path
 import httpx2
 import msgspec
 
-from inference.engines.base import Engine, Probe
+from inference.engines.base import Call, Engine, Probe
 from inference.provisioners.base import ProbeUsage
 
 HEALTH_PATIENCE = 5.0  # seconds
+CALL_PATIENCE = 120.0
 PROBE_PATIENCE = 120.0  # the first generation compiles things on some machines
 DRAIN_PATIENCE = 330.0  # to finish what it computes, and to copy its weights
 
 
 class ProbeRefused(Exception):
     """The engine answered and did not generate; the text is the engine's own."""
+
+
+class EngineRefused(Exception):
+    """The engine answered and did not do it; the text is the engine's own."""
 
 
 class _Usage(msgspec.Struct):
@@ -27,6 +32,8 @@ class _Answer(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
+    id: str = ""
+    root: str | None = None  # the folder
     max_model_len: int | None = None
 
 
@@ -36,6 +43,14 @@ class _Models(msgspec.Struct):
 
 class _Version(msgspec.Struct):
     version: str
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Errors(msgspec.Struct):
+    error: _Error
 
 
 class EngineClient:
@@ -88,6 +103,21 @@ class EngineClient:
             return None
         return models[0].max_model_len if models else None
 
+    async def served(self) -> dict[str, str]:
+        """The folder of each name that it serves. Raises httpx2.TransportError, EngineRefused."""
+        answer = await self.http.get(self.engine.models_path, timeout=HEALTH_PATIENCE)
+        try:
+            models = msgspec.json.decode(answer.content, type=_Models).data
+        except msgspec.DecodeError as error:
+            raise EngineRefused(answer.text[:500]) from error
+        return {model.id: model.root or "" for model in models}
+
+    async def do(self, call: Call) -> None:
+        """Raises httpx2.TransportError, EngineRefused."""
+        answer = await self.http.post(call.path, json=call.body, timeout=CALL_PATIENCE)
+        if answer.status_code != 200:
+            raise EngineRefused(_words(answer.content) or f"{answer.status_code}")
+
     async def metrics(self) -> str:
         """The Prometheus text; empty where it cannot be had now."""
         try:
@@ -102,3 +132,11 @@ class EngineClient:
             return msgspec.json.decode(answer.content, type=_Version).version
         except msgspec.DecodeError:
             return ""
+
+
+def _words(body: bytes) -> str:
+    """What an error's body says; empty where it is of no known shape."""
+    try:
+        return msgspec.json.decode(body, type=_Errors).error.message[:500]
+    except msgspec.DecodeError:
+        return ""

@@ -27,6 +27,7 @@ from inference.engines import ENGINES
 from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
 from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
+from inference.node.adapters import Adapters
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.limits import Limits
@@ -115,6 +116,14 @@ class Replica:
         self.ended = asyncio.Event()  # the process, as the kernel tells
         self.task: asyncio.Task[None] | None = None
         self.child: subprocess.Popen[bytes] | None = None  # kept to be reaped; None if adopted
+        self.adapters = Adapters(
+            record,
+            self.folder,
+            lambda: EngineClient(self.engine, self.socket),
+            self.engine,
+            host,
+            self._save,
+        )
 
     # What the supervisor calls
 
@@ -122,12 +131,14 @@ class Replica:
         """Begin, or go on after a restart of the supervisor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.adapters.make_folder()
         if self.record.wish in {Wish.STOP, Wish.DELETE}:
             self._drive(self._end)
         elif self.record.wish is Wish.SLEEP:
             self._drive(self._doze)
         elif self.record.phase is not Phase.EXITED:
             self._drive(self._live)
+            self.adapters.go_on()
         self._save()
 
     def end(self, wish: Wish, grace: float, reason: Reason, message: str) -> None:
@@ -180,6 +191,7 @@ class Replica:
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
+        await self.adapters.stop()
 
     async def settled(self) -> None:
         """Until the task now driving it is done."""
@@ -344,6 +356,7 @@ class Replica:
             writable=(self.socket_folder, self.folder / "home", self.scratch),
             home=self.folder / "home",
             model=Path(self.record.weights),
+            readable=(self.adapters.folder,) if self.adapters.lora else (),
             command=command,
             own_command=self.own_command,
             gpu_indices=tuple(self.record.gpu_indices),
@@ -470,9 +483,11 @@ class Replica:
         except httpx2.TransportError:
             self._check_load_time()
             return
+        await self.adapters.load_first(client)
         self.record.measured = self.engine.measured(self._first_lines())
         self.record.ready_at = datetime.now(UTC)
         self._move(Phase.READY, Stage.NONE, "Ready.")
+        self.adapters.go_on()
 
     def _hear_log(self) -> None:
         chunk = logs.read(self.folder, self.log_offset, 1 << 20)
@@ -512,6 +527,7 @@ class Replica:
         if self.misses == 0:
             self._move(Phase.READY, Stage.NONE, "Ready.")
             await self._read_figures(client)
+            self.adapters.go_on()
         elif self.misses >= MISSES_ALLOWED:
             self.record.idle_since = None  # whether it computes is not known
             self._move(Phase.DEGRADED, Stage.NONE, "The engine runs, but does not answer.")
@@ -538,6 +554,7 @@ class Replica:
 
     async def _kill(self, grace: float) -> None:
         """End every process of the replica: politely while `grace` seconds last, then surely."""
+        await self.adapters.stop()
         process = self.record.shim
         if process is not None and process.alive() and grace > 0:
             processes.send(process.pid, signal.SIGTERM)  # the shim passes it to the engine
@@ -597,6 +614,7 @@ class Replica:
         """Remove what only a running engine needs; logs stay."""
         clear_run_folders(self.host.env, self.id)
         self.host.limits.remove(self.id)
+        self.adapters.tidy()
         shutil.rmtree(self.folder / "home", ignore_errors=True)
 
     # The record

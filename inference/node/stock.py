@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from inference.node.record import load
+from inference.engines import lora
+from inference.node.record import Record, load
 from inference.node.store import Busy, Choice, File, Shelf, shelves
-from inference.provisioners.base import Phase, Spec
+from inference.provisioners.base import AdapterSpec, Phase, Spec
 
 
 class Stocked(msgspec.Struct, frozen=True):
@@ -30,6 +31,10 @@ def choice_of(spec: Spec) -> Choice:
     return Choice(spec.model_id, spec.model_revision, spec.model_file)
 
 
+def choice_of_adapter(spec: AdapterSpec) -> Choice:
+    return Choice(spec.model_id, spec.model_revision, lora.WEIGHTS)
+
+
 def users(home: Path) -> dict[Choice, list[str]]:
     """The instances with a replica that has not ended, by what it needs.
 
@@ -41,9 +46,18 @@ def users(home: Path) -> dict[Choice, list[str]]:
             record = load(folder)
         except FileNotFoundError:  # it has not begun, or is gone
             continue
-        if record.spec.model_source == "hub" and record.phase is not Phase.EXITED:
-            found.setdefault(choice_of(record.spec), []).append(record.spec.instance_id)
+        if record.phase is Phase.EXITED:
+            continue
+        for choice in _choices(record):
+            found.setdefault(choice, []).append(record.spec.instance_id)
     return found
+
+
+def _choices(record: Record) -> list[Choice]:
+    """What it has of the hub: its model, its adapters."""
+    own = [choice_of(record.spec)] if record.spec.model_source == "hub" else []
+    adapters = [one.spec for one in record.adapters if one.spec.source == "hub"]
+    return own + [choice_of_adapter(spec) for spec in adapters]
 
 
 def listing(home: Path) -> list[Stocked]:

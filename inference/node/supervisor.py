@@ -32,6 +32,7 @@ from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
 from inference.node.store import Choice
 from inference.node.weights import WeightsProblem, check_folder
 from inference.provisioners.base import (
+    AdapterSpec,
     EngineStatus,
     Event,
     Gpu,
@@ -226,6 +227,11 @@ class Supervisor:
             for id_, replica in list(self.replicas.items())
         ]
 
+    def adapters(self, replica_id: str, wanted: list[AdapterSpec]) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica and replica.record.phase not in {Phase.STOPPING, Phase.EXITED}:
+            replica.adapters.want(wanted)
+
     def stop(self, replica_id: str, grace: float) -> None:
         if replica := self.replicas.get(replica_id):
             replica.end(Wish.STOP, grace, Reason.CANCELLED, "Stopping.")
@@ -374,6 +380,9 @@ class Listener:
             "ensure": lambda p: supervisor.ensure(msgspec.convert(p["spec"], Spec)),
             "observe": lambda p: supervisor.observe(p["replica_id"]),
             "observe_all": lambda p: supervisor.observe_all(),
+            "adapters": lambda p: supervisor.adapters(
+                p["replica_id"], msgspec.convert(p["wanted"], list[AdapterSpec])
+            ),
             "stop": lambda p: supervisor.stop(p["replica_id"], float(p["grace"])),
             "sleep": lambda p: supervisor.sleep(p["replica_id"]),
             "wake": lambda p: supervisor.wake(p["replica_id"]),

@@ -2,9 +2,9 @@
 within them, and what it sees. Put up by the shim; see enclosure.py for how.
 
 An engine sees, at the paths they have outside: the system's programs and libraries, its own
-environment and the model (to read), the folder of its socket, a home and a scratch folder (to
-write), and the devices of its GPUs. Of an operator's own launch command also what that command
-names, and the folder that the supervisor was started in.
+environment, the model and the folder of its adapters (to read), the folder of its socket, a home
+and a scratch folder (to write), and the devices of its GPUs. Of an operator's own launch command
+also what that command names, and the folder that the supervisor was started in.
 """
 
 import json
@@ -48,6 +48,7 @@ class Resident(msgspec.Struct, kw_only=True, frozen=True):
     writable: tuple[Path, ...]  # its socket's folder, home and scratch, which are ours alone now
     home: Path
     model: Path | None
+    readable: tuple[Path, ...] = ()  # what comes into these later is seen within, too
     command: list[str]
     own_command: str = ""  # as the operator has written it
     gpu_indices: tuple[int, ...] = ()
@@ -184,6 +185,7 @@ def _view(resident: Resident, env: Environment) -> dict[str, object]:
         outside += _named(resident.own_command)
         outside.append(Path(_working_folder(resident)))
     own = [*programs(resident.command), *([resident.model] if resident.model else [])]
+    own += resident.readable
     if resident.model:
         own += _linked(resident.model, env)
     links: dict[str, str] = {}

@@ -12,6 +12,7 @@ Errors, drawn by what the caller can do:
     └── Unavailable    the place cannot be reached: nothing is known, so nothing may be re-created
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -77,6 +78,34 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
 
     def __repr__(self) -> str:  # the token must not reach a traceback or a log
         return f"Spec({self.replica_id!r}, {self.engine!r}, {self.model_id!r})"
+
+
+class AdapterSpec(msgspec.Struct, kw_only=True, frozen=True):
+    """A LoRA adapter that a replica should have. Never changes for a given `adapter_id`."""
+
+    adapter_id: str
+    name: str  # what the engine serves it by
+    source: str  # "local" | "hub"
+    model_id: str
+    model_revision: str  # the commit hash for "hub"
+    path: str = ""  # the folder, for "local"
+    hub_token: str = ""  # kept in memory only, handed on by environment
+
+    def __repr__(self) -> str:  # the token must not reach a traceback or a log
+        return f"AdapterSpec({self.adapter_id!r}, {self.name!r}, {self.model_id!r})"
+
+
+class AdapterPhase(StrEnum):
+    LOADING = "loading"  # being fetched, or waiting for the engine
+    LOADED = "loaded"  # the engine serves it by its name
+    FAILED = "failed"  # not tried again by itself
+    UNLOADING = "unloading"  # not wanted any more, and still there
+
+
+class AdapterSeen(msgspec.Struct, kw_only=True, frozen=True):
+    adapter_id: str
+    phase: AdapterPhase
+    message: str = ""  # a sentence for people
 
 
 class Handle(msgspec.Struct, kw_only=True, frozen=True):
@@ -181,6 +210,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     # ready, or its engine does not say.
     idle_since: datetime | None = None
     can_sleep: bool = False  # `sleep` would free its GPUs and keep it at hand
+    adapters: list[AdapterSeen] = []  # that it has, is to have, or has not got rid of
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -278,6 +308,12 @@ class Provisioner(Protocol):
     def observe_all(self) -> list[Sight]:
         """All replicas that this place knows: one look for all, however many there are. Without
         the tails of logs, which would make it long."""
+        ...
+
+    def adapters(self, handle: Handle, wanted: Sequence[AdapterSpec]) -> None:
+        """See to it that the replica gets these LoRA adapters and no others, now or once it is
+        ready. What becomes of each is observed; none of them can harm the replica. One that has
+        failed stays so, until it is not wanted and then wanted again."""
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:

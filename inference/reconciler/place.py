@@ -3,9 +3,9 @@
 import msgspec
 from django.conf import settings
 
-from inference import catalog
-from inference.models import Instance, Replica
-from inference.provisioners.base import Handle, Provisioner, Spec
+from inference import catalog, folders
+from inference.models import Adapter, Instance, Replica
+from inference.provisioners.base import AdapterSpec, Handle, Provisioner, Spec
 from inference.provisioners.local import LocalProvisioner
 
 
@@ -46,5 +46,20 @@ def spec_of(instance: Instance, replica: Replica) -> Spec:
         served_model_name=instance.name,
         settings=revision.settings,
         gpu_count=revision.gpu_count,
+        hub_token=token or "",
+    )
+
+
+def adapter_spec_of(adapter: Adapter, instance: Instance) -> AdapterSpec:
+    """What should be loaded. Of a folder that is gone the place will say so."""
+    path = folders.adapter_folders().get(adapter.model_id) if adapter.source == "local" else None
+    token = catalog.hub_token(instance.organization) if adapter.source == "hub" else None
+    return AdapterSpec(
+        adapter_id=str(adapter.id),
+        name=adapter.name,
+        source=adapter.source,
+        model_id=adapter.model_id,
+        model_revision=adapter.model_revision,
+        path=str(path or ""),
         hub_token=token or "",
     )

@@ -18,7 +18,7 @@ from django.utils import timezone
 from inference import samples
 from inference.hub import HubError
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage
-from inference.models import Instance, Node, Replica, ScheduleEntry
+from inference.models import Adapter, Instance, Node, Replica, ScheduleEntry
 from inference.provisioners.base import (
     Health,
     Observed,
@@ -31,6 +31,7 @@ from inference.provisioners.base import (
     Unavailable,
 )
 from inference.reconciler import writes
+from inference.reconciler.adapters import keep
 from inference.reconciler.decision import NO_ROOM_RETRY, decide
 from inference.reconciler.place import handle_of, spec_of
 from inference.reconciler.schedule import wanted_replicas
@@ -74,6 +75,7 @@ class _Look:
     ghosts: dict[UUID, list[Sight]] = field(default_factory=dict)  # by instance; books: gone
     replicas: dict[UUID, list[Replica]] = field(default_factory=dict)  # by instance, not gone
     entries: dict[UUID, list[ScheduleEntry]] = field(default_factory=dict)  # by instance
+    adapters: dict[UUID, list[Adapter]] = field(default_factory=dict)  # by instance
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -121,12 +123,14 @@ class Reconciler:
 
     def _look(self) -> _Look:
         look = _Look(nodes=list(Node.objects.all()))
-        living, entries = defaultdict(list), defaultdict(list)
+        living, entries, adapters = defaultdict(list), defaultdict(list), defaultdict(list)
         for replica in Replica.objects.exclude(state=Replica.State.GONE).order_by("id"):
             living[replica.instance_id].append(replica)
         for entry in ScheduleEntry.objects.order_by("id"):
             entries[entry.instance_id].append(entry)
-        look.replicas, look.entries = dict(living), dict(entries)
+        for adapter in Adapter.objects.filter(removed_at=None):
+            adapters[adapter.instance_id].append(adapter)
+        look.replicas, look.entries, look.adapters = dict(living), dict(entries), dict(adapters)
         try:
             look.health = self.provisioner.check()
             # After the rows: what had been asked for by then is shown, or the place has lost it.
@@ -166,7 +170,15 @@ class Reconciler:
             for action in actions:  # no transaction may wait for the provisioner
                 if _is_outside(action):
                     self._ask(action, instance, replicas, look)
+            adapting = look.reached and keep(
+                self.provisioner,
+                instance,
+                look.adapters.get(instance.id, []),
+                [(r, look.sights[id_]) for id_, r in replicas.items() if id_ in look.sights],
+            )
         except writes.Overtaken:
+            return True
+        if adapting:
             return True
         rolling = any(r.generation != instance.generation for r in replicas.values())
         fewer = len(replicas) < view.wanted and not view.given_up

@@ -4,7 +4,9 @@
 
 (or --host and --port). Other flags of vLLM are accepted; the ones that change the wire are obeyed:
 --max-model-len, --enable-force-include-usage, --enable-prompt-tokens-details,
---enable-request-id-headers, --runner pooling, --api-key or VLLM_API_KEY.
+--enable-request-id-headers, --runner pooling, --api-key or VLLM_API_KEY, --enable-lora (with
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1: adapters come and go; one whose adapter_config.json has
+"fake_refuses" is refused).
 
 Tokenizer  a token is a word with the white space before it: re.findall(r"\\s*\\S+|\\s+").
 Prompt     a chat is rendered as "role: content\\n" per message and "assistant:" at the end; parts
@@ -89,6 +91,15 @@ def _text(content: Any) -> str:
     return content or ""
 
 
+def _adapter_config(path: str) -> Json:
+    """Raises OSError where the folder cannot be read."""
+    with open(os.path.join(path, "adapter_model.safetensors"), "rb") as file:
+        file.read(8)
+    with open(os.path.join(path, "adapter_config.json")) as file:
+        config: Json = json.load(file)
+    return config
+
+
 class Durations:
     """A histogram as Prometheus prints it."""
 
@@ -143,6 +154,7 @@ class Engine(Wider):
         super().__init__()
         self.options = options
         self.name = options.served_model_name or options.model
+        self.adapters: dict[str, str] = {}  # folders by name
         self.limit = options.max_model_len
         self.key = options.api_key or os.environ.get("VLLM_API_KEY", "")
         self.delay = float(os.environ.get("FAKE_ENGINE_TOKEN_DELAY", "0"))
@@ -196,6 +208,10 @@ class Engine(Wider):
         pool: dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]] = {
             ("POST", "/v1/embeddings"): self._embeddings
         }
+        lora: dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]] = {
+            ("POST", "/v1/load_lora_adapter"): self._load_lora,
+            ("POST", "/v1/unload_lora_adapter"): self._unload_lora,
+        }
         return {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -205,6 +221,7 @@ class Engine(Wider):
             ("POST", "/tokenize"): self._tokenize,
             **(self._dozing() if self.options.enable_sleep_mode else {}),
             **(pool if self.pooling else generate),
+            **(lora if self.options.runtime_lora else {}),
         }
 
     def _dozing(self) -> dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]]:
@@ -241,7 +258,41 @@ class Engine(Wider):
             "max_model_len": self.limit,
             "permission": [],
         }
-        reply.json(200, {"object": "list", "data": [card]})
+        adapters = [
+            card | {"id": name, "root": path, "parent": self.name, "max_model_len": None}
+            for name, path in self.adapters.items()
+        ]
+        reply.json(200, {"object": "list", "data": [card, *adapters]})
+
+    async def _load_lora(self, raw: bytes, headers: Json, reply: "Reply") -> None:
+        body = json.loads(raw)
+        name, path = body.get("lora_name", ""), body.get("lora_path", "")
+        wrong = "InvalidUserInput"
+        if not name or not path:
+            raise Refusal(400, wrong, "Both 'lora_name' and 'lora_path' must be provided.")
+        if name == self.name:
+            said = f"The lora adapter '{name}' conflicts with a served base model."
+            raise Refusal(400, wrong, said)
+        if name in self.adapters:
+            raise Refusal(400, wrong, f"The lora adapter '{name}' has already been loaded.")
+        try:
+            config = _adapter_config(path)
+        except OSError as error:
+            said = f"Loading lora {name} failed: No adapter found for {path}"
+            raise Refusal(404, "NotFoundError", said) from error
+        if config.get("fake_refuses"):
+            said = f"Call to add_lora method failed: While loading {path}, it was refused."
+            raise Refusal(500, "InternalServerError", said)
+        self.adapters[name] = path
+        reply.send(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "")
+
+    async def _unload_lora(self, raw: bytes, headers: Json, reply: "Reply") -> None:
+        name = json.loads(raw).get("lora_name", "")
+        if name not in self.adapters:
+            said = f"The lora adapter '{name}' cannot be found."
+            raise Refusal(404, "NotFoundError", said)
+        del self.adapters[name]
+        reply.send(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "")
 
     async def _metrics(self, raw: bytes, headers: Json, reply: "Reply") -> None:
         labels = f'engine="0",model_name="{self.name}"'
@@ -339,7 +390,7 @@ class Engine(Wider):
             raise Refusal(400, "Bad Request", f"JSON decode error: {error}") from error
         if not isinstance(body, dict):
             raise Refusal(400, "Bad Request", "Input should be a valid dictionary")
-        if body.get("model", self.name) != self.name:
+        if body.get("model", self.name) not in {self.name, *self.adapters}:
             raise Refusal(
                 404,
                 "NotFoundError",
@@ -389,7 +440,7 @@ class Generation:
             "id": f"{prefix}-{reply.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": engine.name,
+            "model": self.body.get("model", engine.name),
         }
         self.prompt_tokens = sum(len(r.prompt) for r in requests)
         self.cached = 0
@@ -697,10 +748,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runner", default="generate")
     for switch in (
         *("force-include-usage", "prompt-tokens-details", "request-id-headers"),
-        "sleep-mode",
+        *("sleep-mode", "lora"),
     ):
         parser.add_argument(f"--enable-{switch}", action="store_true")
-    return parser.parse_known_args(arguments)[0]
+    said = parser.parse_known_args(arguments)[0]
+    said.runtime_lora = (
+        said.enable_lora and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1"
+    )
+    return said
 
 
 def options(**given: Any) -> argparse.Namespace:

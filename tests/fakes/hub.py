@@ -65,6 +65,33 @@ def tiny_model(**config: object) -> dict[str, bytes]:
     }
 
 
+def tiny_adapter(width: int = 64, layer: int = 1, **config: object) -> dict[str, bytes]:
+    """The files of a LoRA adapter for `tiny_model`, rank 4; `config` adds to its configuration."""
+    said = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj"],
+        "base_model_name_or_path": "acme/tiny",
+        "bias": "none",
+    }
+    name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
+    tensors = {f"{name}A.weight": ("F32", [4, width]), f"{name}B.weight": ("F32", [width, 4])}
+    return {
+        "README.md": b"---\nlicense: apache-2.0\n---\nTiny.\n",
+        "adapter_config.json": json.dumps(said | config).encode(),
+        "adapter_model.safetensors": safetensors(tensors),
+    }
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    """A folder with these files."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def folder_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder, as `add` takes them."""
     return {

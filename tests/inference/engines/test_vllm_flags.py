@@ -54,6 +54,8 @@ def needed(setting: Setting, value: Any) -> dict[str, Any]:
     match setting.name:
         case "speculative_tokens" | "prompt_lookup_min" | "prompt_lookup_max":
             return {"speculation": "ngram", setting.name: value}
+        case "max_loras" | "max_lora_rank":
+            return {"enable_lora": True, setting.name: value}
         case _:
             return {setting.name: value}
 

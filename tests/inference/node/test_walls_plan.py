@@ -267,3 +267,13 @@ def test_a_file_of_the_same_name_in_its_own_shared_memory_does_not_cost_us_ours(
         assert ours.exists()
     finally:
         ours.unlink(missing_ok=True)
+
+
+def test_a_folder_that_fills_later_is_shown_to_read(env: Environment) -> None:
+    adapters = env.home / "instances" / "one" / "adapters"
+    adapters.mkdir(parents=True)
+
+    made = plan(env, readable=(adapters,))
+
+    assert str(adapters) in to_read(made)
+    assert str(adapters.parent) not in to_read(made)
