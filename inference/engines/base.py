@@ -122,6 +122,8 @@ class Probe:
 class Engine(Protocol):
     name: str
     title: str
+    good_for: str  # a line for whoever chooses among engines
+    formats: frozenset[str]  # of the weights that it loads: "safetensors", "gguf"
     settings: tuple[Setting, ...]
     health_path: str
     models_path: str

@@ -54,6 +54,8 @@ _RECIPES: dict[Variant, Recipe] = {
 class TransformersServe:
     name = "transformers"
     title = "transformers serve"
+    good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
+    formats = frozenset({"safetensors"})
     health_path = "/health"
     models_path = "/v1/models"
     version_path = "/version"

@@ -19,6 +19,7 @@ from inference.engines.base import (
     Step,
     Variant,
     checked,
+    gettext_noop,
 )
 from inference.engines.vllm_settings import CPU_KV_GIB, PRESETS, SETTINGS
 from inference.lifecycle import Stage
@@ -59,6 +60,8 @@ _RECIPES: dict[Variant, Recipe] = {
 class Vllm:
     name = "vllm"
     title = "vLLM"
+    good_for = gettext_noop("For many users at a time: the fastest, on GPUs above all.")
+    formats = frozenset({"safetensors"})
     health_path = "/health"
     models_path = "/v1/models"
     version_path = "/version"
