@@ -1,6 +1,7 @@
 """transformers serve: https://huggingface.co/docs/transformers/serving. PURE.
 
-The light engine for whatever transformers can load: one request after another, no metrics.
+The light engine for whatever transformers can load: one request after another. It has no metrics;
+the launcher counts its requests, so that one can tell when it is idle.
 """
 
 from collections.abc import Iterable, Mapping
@@ -59,8 +60,11 @@ class TransformersServe:
     health_path = "/health"
     models_path = "/v1/models"
     version_path = "/version"
-    metrics_path = ""
-    metric_names: Mapping[str, str] = {}
+    metrics_path = "/metrics"
+    metric_names: Mapping[str, str] = {
+        "running": "transformers_requests_running",
+        "requests": "transformers_requests_total",
+    }
     settings: tuple[Setting, ...] = (
         Setting(
             name="dtype",
