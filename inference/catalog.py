@@ -106,9 +106,15 @@ def hub_token(organization: Organization) -> str | None:
         return None
 
 
-def fits(card: ModelCard, context: int | None = None, dtype: str = "auto") -> list[NodeFit]:
-    """Whether it fits on each machine that has reported, the best answer first."""
-    return fits_on(machines(), card, context, dtype)
+def fits(
+    card: ModelCard,
+    context: int | None = None,
+    dtype: str = "auto",
+    draft: ModelCard | None = None,
+) -> list[NodeFit]:
+    """Whether it fits on each machine that has reported, with its draft model if it has one; the
+    best answer first."""
+    return fits_on(machines(), card, context, dtype, draft)
 
 
 def machines() -> list[tuple[str, Hardware]]:
@@ -121,10 +127,11 @@ def fits_on(
     card: ModelCard,
     context: int | None = None,
     dtype: str = "auto",
+    draft: ModelCard | None = None,
 ) -> list[NodeFit]:
     """As `fits`, for machines that were asked for already."""
     answers = [
-        NodeFit(name, hardware, estimate(card, hardware, context, dtype))
+        NodeFit(name, hardware, estimate(card, hardware, context, dtype, draft=draft))
         for name, hardware in machines
     ]
     return sorted(answers, key=lambda answer: _ORDER.index(answer.fit.verdict))

@@ -66,7 +66,7 @@ LISTED = [
 SEARCH_KEPT = 300
 CARD_KEPT = 900
 UNREACHABLE_KEPT = 10
-CACHE_VERSION = 1  # grows with the shape of ModelCard
+CACHE_VERSION = 2  # grows with the shape of ModelCard
 
 # Name resolution and a dripping server heed no time-out, so the waiting is done from outside
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")

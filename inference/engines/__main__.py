@@ -52,6 +52,7 @@ def _takes(name: str) -> Callable[[Engine], bool]:
 
 
 FEATURES: dict[str, Callable[[Engine], bool | str]] = {
+    "Weights": lambda engine: ", ".join(sorted(engine.formats)),
     "Version without a GPU": lambda engine: engine.recipe("cpu").version,
     "Version on NVIDIA GPUs": lambda engine: engine.recipe("cuda").version,
     "Chat": _offers("/v1/chat/completions"),
@@ -64,6 +65,7 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Several GPUs": _takes("tensor_parallel"),
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
+    "With a draft model": lambda engine: ", ".join(engine.drafting) or False,
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

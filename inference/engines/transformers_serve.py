@@ -18,6 +18,7 @@ from inference.engines.base import (
     SettingValue,
     Step,
     Variant,
+    check_pair,
     checked,
     gettext_noop,
 )
@@ -57,6 +58,7 @@ class TransformersServe:
     title = "transformers serve"
     good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
     formats = frozenset({"safetensors"})
+    drafting: tuple[str, ...] = ()
     health_path = "/health"
     models_path = "/v1/models"
     version_path = "/version"
@@ -104,6 +106,9 @@ class TransformersServe:
         if gpu_count is not None and gpu_count > 1:
             raise BadSetting("transformers serve uses one GPU, not several.")
         return checked(self.settings, settings)
+
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        check_pair(self, settings, draft)
 
     def command(self, python: str) -> list[str]:
         return [python, "-c", _LAUNCHER]

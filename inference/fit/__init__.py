@@ -89,14 +89,18 @@ def estimate(
     context: int | None = None,
     dtype: str = "auto",
     kv_dtype: str = "auto",
+    draft: ModelCard | None = None,
 ) -> Fit:
     """Whether the model runs on this machine: at full context if possible, on few GPUs.
+
+    The weights of a `draft` model lie beside its own.
 
     `kv_dtype` is vLLM's `--kv-cache-dtype`: "auto" follows the activations, "fp8" halves it.
     """
     weights = weight_bytes(card, dtype)
     if not weights:
         return Fit(verdict=Verdict.UNKNOWN)
+    weights += weight_bytes(draft, dtype) if draft else 0
     tokens = context or card.context_length
     if not hardware.is_gpu:
         return _on_cpu(card, hardware, weights, tokens, _kv_width(dtype, kv_dtype))

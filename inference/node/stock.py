@@ -26,8 +26,22 @@ class Stocked(msgspec.Struct, frozen=True):
     users: tuple[str, ...]  # the instances it runs for now
 
 
-def choice_of(spec: Spec) -> Choice:
+def choices_of(spec: Spec) -> list[Choice]:
+    """What of the hub it needs: the model, its draft model, both or neither."""
+    return [choice for choice in (model_of(spec), draft_of(spec)) if choice]
+
+
+def model_of(spec: Spec) -> Choice | None:
+    """The model, where it comes from the hub."""
+    if spec.model_source != "hub":
+        return None
     return Choice(spec.model_id, spec.model_revision, spec.model_file)
+
+
+def draft_of(spec: Spec) -> Choice | None:
+    """The draft model, where there is one and it comes from the hub."""
+    draft = spec.draft
+    return Choice(draft.model_id, draft.revision) if draft and draft.source == "hub" else None
 
 
 def users(home: Path) -> dict[Choice, list[str]]:
@@ -41,8 +55,9 @@ def users(home: Path) -> dict[Choice, list[str]]:
             record = load(folder)
         except FileNotFoundError:  # it has not begun, or is gone
             continue
-        if record.spec.model_source == "hub" and record.phase is not Phase.EXITED:
-            found.setdefault(choice_of(record.spec), []).append(record.spec.instance_id)
+        if record.phase is not Phase.EXITED:
+            for choice in choices_of(record.spec):
+                found.setdefault(choice, []).append(record.spec.instance_id)
     return found
 
 

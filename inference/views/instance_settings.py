@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -142,7 +143,9 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 
 
 def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
-    form = _configuration(instance, request.POST)
+    form = _configuration(instance, request.POST, bound=True)
+    if form.wants_to_see:
+        return redirect(f"{request.path}?{urlencode({'engine': form.chosen.name})}#engine-title")
     if form.is_valid() and form.change(request.user):
         number = {"number": form.instance.revision}
         messages.success(request, _("Revision %(number)d is on its way.") % number)
@@ -150,9 +153,11 @@ def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
     return _page(request, instance, engine=form)
 
 
-def _configuration(instance: Instance, data: QueryDict | None = None) -> ConfigurationForm:
+def _configuration(
+    instance: Instance, asked: QueryDict, *, bound: bool = False
+) -> ConfigurationForm:
     gpus = max((len(m.gpu_memory_bytes) for _name, m in catalog.machines()), default=0)
-    return ConfigurationForm(instance, data, gpus)
+    return ConfigurationForm(instance, asked, gpus, bound=bound)
 
 
 @require_http_methods(["POST"])
@@ -200,7 +205,7 @@ def _page(
     }
     shown = {
         "running": running or RunningForm(initial=counts),
-        "engine": engine or _configuration(instance),
+        "engine": engine or _configuration(instance, request.GET),
         "entries": entries or Entries(initial=[_initial(entry) for entry in kept]),
         "zone": zone or ZoneForm(initial={"time_zone": kept[0].time_zone if kept else "UTC"}),
     }

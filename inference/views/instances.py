@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -48,7 +49,10 @@ def create(request: TenantRequest) -> HttpResponse:
         messages.error(request, error.sentence)
         return redirect("catalog", org=request.organization.slug)
     form = InstanceForm(card, catalog.machines(), asked, bound=request.method == "POST")
-    fits = catalog.fits_on(form.machines(), card, form.context_length(), form.dtype())
+    if form.is_bound and form.wants_to_see:
+        return redirect(f"{request.path}?{_kept(form)}")
+    draft = form.draft_so_far(request.organization)
+    fits = catalog.fits_on(form.machines(), card, form.context_length(), form.dtype(), draft)
     obstacle = catalog.obstacle(card, fits)
     if form.is_bound and not obstacle and form.is_valid():
         instance = request_instance(form, request.organization, request.user)
@@ -59,6 +63,12 @@ def create(request: TenantRequest) -> HttpResponse:
     part = "#fit" if request.headers.get("HX-Request") else ""
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.is_bound else HTTPStatus.OK
     return render(request, f"inference/instance_create.html{part}", context, status=status)
+
+
+def _kept(form: InstanceForm) -> str:
+    """What an address keeps of a form whose engine was changed: other settings are shown then."""
+    names = ("source", "model", "revision", "name", "engine")
+    return urlencode({name: form.asked.get(name, "") for name in names})
 
 
 @require_POST
