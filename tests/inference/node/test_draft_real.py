@@ -1,5 +1,7 @@
-"""Speculative decoding with a real vLLM: the demo model guesses for itself, within walls."""
+"""Speculative decoding with a real vLLM, within walls: the demo model guesses for itself, and heads
+that guess nonsense change nothing of what it says."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from inference.demo import MODEL_ID, MODEL_PATH
 from inference.provisioners.base import Draft, Phase
+from tests.fakes.hub import safetensors
 from tests.inference.node.rig import Rig, rig, spec, wait_for
 from tests.inference.node.test_walls import need_walls
 
@@ -59,11 +62,67 @@ def counted(metrics: str, name: str) -> float:
     return sum(map(float, values))
 
 
-def test_it_answers_as_without_and_its_guesses_are_used(node: Rig) -> None:
-    plain, quiet = served(node, {}, None)
-    guessed, metrics = served(node, {"speculation": "draft_model"}, ITSELF)
+@pytest.fixture(scope="module")
+def plain(node: Rig) -> list[str]:
+    """What it answers without guesses."""
+    answers, metrics = served(node, {}, None)
+    assert all(answers) and counted(metrics, "num_draft_tokens") == 0
+    return answers
 
-    assert guessed == plain and all(plain)
-    assert counted(quiet, "num_draft_tokens") == 0
+
+def test_it_answers_as_without_and_its_guesses_are_used(node: Rig, plain: list[str]) -> None:
+    answers, metrics = served(node, {"speculation": "draft_model"}, ITSELF)
+
+    assert answers == plain
     # It guesses as it would itself have said.
     assert counted(metrics, "num_accepted_tokens") > 0.8 * counted(metrics, "num_draft_tokens") > 0
+
+
+HIDDEN, BETWEEN, WORDS = 128, 352, 2048  # of the demo model
+
+
+def layer(prefix: str, width: int) -> dict[str, tuple[str, list[int]]]:
+    """One layer of a head, which takes in so many numbers for a token."""
+    shapes = {
+        "self_attn.q_proj": [HIDDEN, width],
+        "self_attn.k_proj": [HIDDEN // 2, width],
+        "self_attn.v_proj": [HIDDEN // 2, width],
+        "self_attn.o_proj": [HIDDEN, HIDDEN],
+        "mlp.gate_proj": [BETWEEN, HIDDEN],
+        "mlp.up_proj": [BETWEEN, HIDDEN],
+        "mlp.down_proj": [HIDDEN, BETWEEN],
+        "post_attention_layernorm": [HIDDEN],
+    }
+    return {f"{prefix}.{name}.weight": ("BF16", shape) for name, shape in shapes.items()}
+
+
+HEADS: dict[str, dict[str, tuple[str, list[int]]]] = {
+    "eagle": layer("layers.0", HIDDEN) | {"fc.weight": ("BF16", [HIDDEN, 2 * HIDDEN])},
+    "eagle3": layer("midlayer", 2 * HIDDEN)
+    | {
+        "midlayer.hidden_norm.weight": ("BF16", [HIDDEN]),
+        "midlayer.input_layernorm.weight": ("BF16", [HIDDEN]),
+        "fc.weight": ("BF16", [HIDDEN, 3 * HIDDEN]),
+        "norm.weight": ("BF16", [HIDDEN]),
+        "lm_head.weight": ("BF16", [WORDS, HIDDEN]),
+    },
+}
+
+
+@pytest.mark.parametrize("method", HEADS)
+def test_a_head_that_guesses_nonsense_changes_no_answer(
+    node: Rig, plain: list[str], method: str
+) -> None:
+    head = node.home / "heads" / method
+    head.mkdir(parents=True)
+    # Which of the model's layers an EAGLE-3 head looks at; its usual ones take more than four.
+    own = {"num_hidden_layers": 1, "eagle_aux_hidden_state_layer_ids": [1, 2, 3]}
+    config = json.loads((MODEL_PATH / "config.json").read_text()) | own
+    (head / "config.json").write_text(json.dumps(config))
+    (head / "model.safetensors").write_bytes(safetensors(HEADS[method]))
+    draft = Draft(source="local", model_id=method, revision="", path=str(head))
+
+    answers, metrics = served(node, {"speculation": method}, draft)
+
+    assert answers == plain
+    assert counted(metrics, "num_draft_tokens") > 0
