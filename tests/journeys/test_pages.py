@@ -36,6 +36,7 @@ SIGNED_IN = [
     "{instance}/events/",
     "{instance}/attempts/",
     "{instance}/limits/",
+    "{instance}/settings/",
     "/o/pages/routes/",
     "/o/pages/routes/new/",
     "{route}/",
