@@ -12,11 +12,13 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.models import Organization
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
-from inference import catalog, fit_answers, reconciler
+from inference import catalog, drafts, fit_answers, reconciler
 from inference.fit import Wish
 from inference.fit_answers import House
+from inference.model_card import ModelCard
 from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
@@ -37,6 +39,12 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
 
     # Empty: as the model is now. The answer names the revision that was pinned.
     model_revision = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    draft_id = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=512,
+        help_text="The second model of speculative decoding, which guesses; empty: none.",
+    )
     settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
     progress = ProgressSerializer(source="*", read_only=True)
 
@@ -48,6 +56,9 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "model_source",
             "model_id",
             "model_revision",
+            "draft_source",
+            "draft_id",
+            "draft_revision",
             "engine",
             "settings",
             "gpu_count",
@@ -107,6 +118,9 @@ class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
             "model_id",
             "model_revision",
             "model_file",
+            "draft_source",
+            "draft_id",
+            "draft_revision",
             "engine",
             "settings",
             "gpu_count",
@@ -126,6 +140,15 @@ class ChangeSerializer(serializers.Serializer[Instance]):
     settings = serializers.DictField(required=False, help_text="All of them, not the difference.")
     model_revision = serializers.CharField(required=False, max_length=64)
     model_file = serializers.CharField(required=False, max_length=255, allow_blank=True)
+    draft_source = serializers.ChoiceField(
+        Instance.Source.choices, required=False, allow_blank=True
+    )
+    draft_id = serializers.CharField(
+        required=False, max_length=512, allow_blank=True, help_text="Empty: none any more."
+    )
+    draft_revision = serializers.CharField(
+        required=False, max_length=64, allow_blank=True, help_text="Empty: as it is now."
+    )
     gpu_count = serializers.IntegerField(required=False, min_value=0, max_value=64)
     engine = serializers.CharField(required=False, max_length=32)
     at_once = serializers.BooleanField(default=False)
@@ -170,11 +193,15 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             wanted["model_id"],
             wanted.pop("model_revision", ""),
         )
+        draft = _draft(self.organization, wanted)
+        drafts.check(card, draft, wanted.get("settings", {}))
         engine, count = wanted.get("engine", "vllm"), wanted.get("gpu_count", 0)
         settings = Instance.checked(engine, wanted.get("settings", {}), count)
-        answers = House.of(self.organization).answers(card, Wish.of(settings, count), engine)
+        house = House.of(self.organization)
+        answers = house.answers(card, Wish.of(settings, count), engine, draft)
         if obstacle := fit_answers.obstacle(card, answers):
             raise ValidationError({"model_id": obstacle})
+        wanted |= drafts.fields(draft)
         return Instance.request(
             self.organization, self.membership.user, model_revision=card.revision, **wanted
         )
@@ -214,7 +241,12 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             return self.get_paginated_response(RevisionSerializer(page, many=True).data)
         wish = ChangeSerializer(data=request.data)
         wish.is_valid(raise_exception=True)
-        revision = instance.change(self.membership.user, **wish.validated_data)
+        wanted = wish.validated_data
+        if wanted.keys() & {"draft_source", "draft_id", "draft_revision"}:
+            draft = _draft(self.organization, wanted, instance)
+            drafts.check_for(instance, draft, wanted.get("settings", instance.settings))
+            wanted |= drafts.fields(draft)
+        revision = instance.change(self.membership.user, **wanted)
         return Response(RevisionSerializer(revision).data, status=201)
 
     @extend_schema(request=RestoreSerializer, responses={201: RevisionSerializer})
@@ -292,3 +324,14 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
         instance = self.get_object()
         verb(instance, self.membership.user)
         return Response(self.get_serializer(instance).data)
+
+
+def _draft(
+    organization: Organization, wanted: dict[str, Any], instance: Instance | None = None
+) -> ModelCard | None:
+    """The draft model that is asked for; what is left out stays as the instance has it. Raises
+    ValidationError, HubError."""
+    name = wanted.get("draft_id", instance.draft_id if instance else "")
+    usual = instance.draft_source if instance and name else ""
+    source = wanted.get("draft_source", usual)
+    return drafts.find(organization, source, name, wanted.get("draft_revision", ""))

@@ -115,21 +115,28 @@ class House(msgspec.Struct, frozen=True):
         return cls(places(), Corrections.of_house(), of_gpu_hour(organization))
 
     def answers(
-        self, card: ModelCard, wish: Wish | None = None, engine: str = ENGINE
+        self,
+        card: ModelCard,
+        wish: Wish | None = None,
+        engine: str = ENGINE,
+        draft: ModelCard | None = None,
     ) -> list[Answer]:
-        """For each kind of hardware that suits the wish, the best first."""
+        """For each kind of hardware that suits the wish, the best first. A `draft` model's weights
+        lie beside the model's own."""
         wish = wish or Wish()
         found = [
-            self._answer(place, card, wish, engine)
+            self._answer(place, card, wish, engine, draft)
             for place in self.places
             if place.suits(wish.gpu_count)
         ]
         return sorted(found, key=lambda answer: _ORDER.index(answer.fit.verdict))
 
-    def _answer(self, place: Place, card: ModelCard, wish: Wish, engine: str) -> Answer:
+    def _answer(
+        self, place: Place, card: ModelCard, wish: Wish, engine: str, draft: ModelCard | None
+    ) -> Answer:
         correction = self.corrections.correction(engine, card, place.gpu_type, wish)
-        fit = estimate(card, place.hardware, wish, correction)
-        other = alternatives(card, place.hardware, wish, correction, fit)
+        fit = estimate(card, place.hardware, wish, correction, draft)
+        other = alternatives(card, place.hardware, wish, correction, fit, draft)
         return Answer(place=place, fit=fit, alternatives=other, hour=self.hour)
 
 

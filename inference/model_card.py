@@ -90,6 +90,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     quantization: str = ""
     context_length: int | None = None
+    vocabulary: int | None = None  # tokens that it knows
     shape: Shape | None = None
     licence: str = ""
     gated: bool = False
@@ -108,6 +109,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     def owner(self) -> str:
         owner, slash, _ = self.model_id.rpartition("/")
         return owner if slash else ""
+
+    @property
+    def formats(self) -> frozenset[str]:
+        """In which its weights are there, of those that some engine loads."""
+        gguf = any(file.suffix == ".gguf" for file in self.files)
+        found = {"safetensors": bool(weight_files(self.files)), "gguf": gguf}
+        return frozenset(name for name, there in found.items() if there)
 
     @property
     def size_bytes(self) -> int:
@@ -197,6 +205,7 @@ def read_card(
         quantization=_quantization(config, text),
         # Without layers this is the extract that the hub tells everyone, not the whole config.
         context_length=context_length(config) if shape else None,
+        vocabulary=whole(text, "vocab_size"),
         shape=shape,
         chat_template=card.chat_template or _has_template(configs, card.files),
         weight_bytes=sum(file.size_bytes for file in weight_files(card.files))

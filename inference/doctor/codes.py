@@ -32,6 +32,7 @@ class Code(StrEnum):
     TOO_MANY_GPUS = "too_many_gpus"
     QUANTIZATION = "quantization"
     NUMBER_FORMAT = "number_format"
+    OTHER_VOCABULARY = "other_vocabulary"
     BAD_SETTING = "bad_setting"
     DISK = "disk"
     DOWNLOAD = "download"
@@ -160,6 +161,11 @@ FINDINGS: dict[Code, Finding] = {
         Reason.BAD_ARGUMENTS,
         gettext_noop("The engine cannot compute this model in that number format here."),
         gettext_noop("Choose another number format."),
+    ),
+    Code.OTHER_VOCABULARY: Finding(
+        Reason.BAD_ARGUMENTS,
+        gettext_noop("The draft model has another vocabulary than the model that it guesses for."),
+        gettext_noop("Choose a smaller model of the same family to guess, or do without."),
     ),
     Code.BAD_SETTING: Finding(
         Reason.BAD_ARGUMENTS,

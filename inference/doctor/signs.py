@@ -56,6 +56,10 @@ SIGNS: tuple[Sign, ...] = (
         r"\S+ is not supported for quantization method",
         r"The model type \S+ does not support float16",
     ),
+    *_sign(
+        Code.OTHER_VOCABULARY,
+        r"Target and draft model should have the same vocabulary size",
+    ),
     # The model
     *_sign(
         Code.NEEDS_CODE,
@@ -144,7 +148,8 @@ SIGNS: tuple[Sign, ...] = (
     ),
     *_sign(Code.KILLED, r"Failed core proc\(s\): \{[^}]*: -9\b"),
     *_sign(
-        Code.BAD_SETTING, r"validation errors? for (?:Vllm|Engine|Model|Cache)\w*(?:Config|Args)"
+        Code.BAD_SETTING,
+        r"validation errors? for (?:Vllm|Engine|Model|Cache|Speculative)\w*(?:Config|Args)",
     ),
 )
 

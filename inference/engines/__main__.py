@@ -52,6 +52,7 @@ def _takes(name: str) -> Callable[[Engine], bool]:
 
 
 FEATURES: dict[str, Callable[[Engine], bool | str]] = {
+    "Weights": lambda engine: ", ".join(sorted(engine.formats)),
     "Version without a GPU": lambda engine: engine.recipe("cpu").version,
     "Version on NVIDIA GPUs": lambda engine: engine.recipe("cuda").version,
     "Chat": _offers("/v1/chat/completions"),
@@ -68,6 +69,7 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "LoRA adapters at run time": lambda engine: any(
         engine.lora(chosen) for chosen in _choices(engine)
     ),
+    "With a draft model": lambda engine: ", ".join(engine.drafting) or False,
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

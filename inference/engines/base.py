@@ -109,6 +109,7 @@ class Launch:
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     gpu_indices: tuple[int, ...] = ()
     model_file: str = ""  # below `model_path`, where one file of it is the model (GGUF)
+    draft_path: str = ""  # of a second model, which guesses what this one checks; empty: none
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,9 @@ class Lora:
 class Engine(Protocol):
     name: str
     title: str
+    good_for: str  # a line for whoever chooses among engines
+    formats: frozenset[str]  # of the weights that it loads: "safetensors", "gguf"
+    drafting: tuple[str, ...]  # values of `speculation` that take a second model
     settings: tuple[Setting, ...]
     health_path: str
     models_path: str
@@ -157,6 +161,13 @@ class Engine(Protocol):
 
         Checked again, they stay as they are. Where `gpu_count` is given, they must suit that many
         GPUs too. Raises BadSetting.
+        """
+        ...
+
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        """Whether there is a draft model exactly where these settings need one.
+
+        `draft` is its name or its folder; empty: there is none. Raises BadSetting.
         """
         ...
 
@@ -200,6 +211,23 @@ class Engine(Protocol):
     ) -> int:
         """Memory of the machine that it will take, roughly: what admission asks for."""
         ...
+
+
+def says_when_idle(engine: Engine) -> bool:
+    """Whether one can tell from its metrics that it has no request."""
+    return "running" in engine.metric_names
+
+
+def check_pair(engine: Engine, settings: Mapping[str, object], draft: str) -> None:
+    """What `check_draft` comes to for every engine. Raises BadSetting."""
+    method = settings.get("speculation", "none")
+    if draft and not engine.drafting:
+        raise BadSetting(f"{engine.title} takes no draft model.")
+    if draft and method not in engine.drafting:
+        *some, last = engine.drafting
+        raise BadSetting(f"A draft model needs speculation to be {', '.join(some)} or {last}.")
+    if method in engine.drafting and not draft:
+        raise BadSetting(f"With speculation {method}, a draft model must be chosen.")
 
 
 def checked(table: tuple[Setting, ...], given: Mapping[str, object]) -> dict[str, SettingValue]:

@@ -1,6 +1,7 @@
 """transformers serve: https://huggingface.co/docs/transformers/serving. PURE.
 
-The light engine for whatever transformers can load: one request after another, no metrics.
+The light engine for whatever transformers can load: one request after another. It has no metrics;
+the launcher counts its requests, so that one can tell when it is idle.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from inference.engines.base import (
     SettingValue,
     Step,
     Variant,
+    check_pair,
     checked,
     gettext_noop,
 )
@@ -55,12 +57,18 @@ _RECIPES: dict[Variant, Recipe] = {
 class TransformersServe:
     name = "transformers"
     title = "transformers serve"
+    good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
+    formats = frozenset({"safetensors"})
+    drafting: tuple[str, ...] = ()
     health_path = "/health"
     models_path = "/v1/models"
     version_path = "/version"
-    metrics_path = ""
+    metrics_path = "/metrics"
     sleep_path = wake_path = ""
-    metric_names: Mapping[str, str] = {}
+    metric_names: Mapping[str, str] = {
+        "running": "transformers_requests_running",
+        "requests": "transformers_requests_total",
+    }
     settings: tuple[Setting, ...] = (
         Setting(
             name="dtype",
@@ -100,6 +108,9 @@ class TransformersServe:
         if gpu_count is not None and gpu_count > 1:
             raise BadSetting("transformers serve uses one GPU, not several.")
         return checked(self.settings, settings)
+
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        check_pair(self, settings, draft)
 
     def command(self, python: str) -> list[str]:
         return [python, "-c", _LAUNCHER]

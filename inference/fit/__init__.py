@@ -127,12 +127,17 @@ def estimate(
     hardware: Hardware,
     wish: Wish | None = None,
     correction: Correction | None = None,
+    draft: ModelCard | None = None,
 ) -> Fit:
-    """Whether the model runs on this machine: at full context if possible, on few GPUs."""
+    """Whether the model runs on this machine: at full context if possible, on few GPUs.
+
+    The weights of a `draft` model lie beside its own.
+    """
     wish, correction = wish or Wish(), correction or Correction()
     weights = correction.weight_bytes(weight_bytes(card, wish.dtype, wish.quantization))
     if not weights:
         return Fit(verdict=Verdict.UNKNOWN)
+    weights += weight_bytes(draft, wish.dtype) if draft else 0
     if wish.gpu_count == 0 or not hardware.is_gpu:
         return _on_cpu(card, hardware, weights, wish, correction)
     most = len(hardware.gpu_memory_bytes)

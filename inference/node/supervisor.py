@@ -285,6 +285,7 @@ class Supervisor:
             raise Rejected(Reason.BAD_ARGUMENTS, f"There is no engine called {spec.engine}.")
         try:
             engine.check(spec.settings)
+            engine.check_draft(spec.settings, spec.draft.model_id if spec.draft else "")
         except BadSetting as problem:
             raise Rejected(Reason.BAD_ARGUMENTS, str(problem)) from problem
         weight_bytes = _weight_bytes(spec)
@@ -359,12 +360,15 @@ def _packages(said: InstallProgress) -> Progress:
 
 
 def _weight_bytes(spec: Spec) -> int:
-    """Of a model on this machine; a model on the hub is weighed once it is here. Raises
+    """Of the models on this machine; those on the hub are weighed once they are here. Raises
     Rejected."""
-    if spec.model_source == "hub":
-        return 0
+    total, draft = 0, spec.draft
     try:
-        return check_folder(Path(spec.model_path), spec.model_file)
+        if spec.model_source != "hub":
+            total += check_folder(Path(spec.model_path), spec.model_file)
+        if draft is not None and draft.source != "hub":
+            total += check_folder(Path(draft.path))
+        return total
     except WeightsProblem as problem:
         raise Rejected(problem.reason, problem.message) from problem
 

@@ -59,6 +59,15 @@ class Unavailable(ProvisionerError):
     retryable = True
 
 
+class Draft(msgspec.Struct, kw_only=True, frozen=True):
+    """A second model, which guesses what the first one then checks; the fields are as a Spec's."""
+
+    source: str
+    model_id: str
+    revision: str
+    path: str = ""
+
+
 class Spec(msgspec.Struct, kw_only=True, frozen=True):
     """One replica: what should run. Never changes for a given `replica_id`."""
 
@@ -71,6 +80,7 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     model_revision: str  # the commit hash for "hub"
     model_path: str = ""  # the folder, for "bundled" and "local"
     model_file: str = ""  # the chosen .gguf in it; empty: all its safetensors
+    draft: Draft | None = None
     served_model_name: str
     settings: dict[str, bool | int | float | str] = {}
     gpu_count: int = 0

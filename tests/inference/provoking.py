@@ -38,6 +38,7 @@ class Provocation:
     kill: str = ""  # whom to kill while the model loads: a word of its command line
     chat: bool = False  # ask it something once it serves
     python: Callable[[Path, Path], Path] = lambda python, scratch: python
+    draft: Callable[[Path], None] | None = None  # of a draft model's folder, a copy too
     full: bool = False  # its home and temporary folder are on a full disk
 
 
@@ -105,6 +106,9 @@ PROVOCATIONS: dict[str, Provocation] = {
         config(model_type="gemma2", architectures=["Gemma2ForCausalLM"]),
         settings={"dtype": "float16"},
     ),
+    "other_vocabulary": Provocation(
+        settings={"speculation": "draft_model"}, draft=config(vocab_size=1024)
+    ),
     "no_tokenizer": Provocation(without("tokenizer.json", "tokenizer_config.json")),
     "no_weights": Provocation(without("model.safetensors")),
     "truncated": Provocation(truncated),
@@ -127,12 +131,16 @@ def provoke(name: str, python: Path, scratch: Path) -> tuple[int | None, str]:
     model, log, socket = scratch / "model", scratch / "engine.log", scratch / "engine.sock"
     shutil.copytree(MODEL, model)
     provocation.spoil(model)
+    if provocation.draft:
+        shutil.copytree(MODEL, scratch / "draft")
+        provocation.draft(scratch / "draft")
     launch = Launch(
         model_path=str(model),
         served_model_name="demo",
         socket=str(socket),
         variant="cpu",
         settings=provocation.settings,
+        draft_path=str(scratch / "draft") if provocation.draft else "",
     )
     command = ENGINE.command(str(provocation.python(python, scratch)))
     with _disk(scratch / "t", full=provocation.full) as disk, log.open("wb") as out:

@@ -17,6 +17,7 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "heads": (1, Code.HEADS, {"heads": 4, "gpus": 3}),
     "unrecognized": (2, Code.BAD_SETTING, {}),
     "unknown_quantization": (1, Code.QUANTIZATION, {}),
+    "other_vocabulary": (1, Code.OTHER_VOCABULARY, {}),
     "no_tokenizer": (1, Code.NO_TOKENIZER, {}),
     "no_weights": (1, Code.DAMAGED_WEIGHTS, {}),
     "truncated": (1, Code.DAMAGED_WEIGHTS, {}),

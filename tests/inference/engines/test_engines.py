@@ -28,6 +28,12 @@ def test_every_setting_is_explained_and_its_default_is_in_range(engine: Engine) 
 
 
 @every_engine
+def test_it_says_what_it_is_good_for_and_which_weights_it_loads(engine: Engine) -> None:
+    assert engine.title and engine.good_for.endswith(".")
+    assert engine.formats and engine.formats <= {"safetensors", "gguf"}
+
+
+@every_engine
 def test_what_an_engine_does_not_know_is_refused_with_a_sentence(engine: Engine) -> None:
     with pytest.raises(BadSetting, match="There is no setting called trust_remote_code"):
         engine.check({"trust_remote_code": True})
