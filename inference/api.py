@@ -15,6 +15,7 @@ from rest_framework.response import Response
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
 from inference import catalog, reconciler
+from inference.forms import engine_for
 from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
@@ -46,6 +47,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "model_source",
             "model_id",
             "model_revision",
+            "model_file",
             "engine",
             "settings",
             "gpu_count",
@@ -167,9 +169,11 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             wanted["model_source"],
             wanted["model_id"],
             wanted.pop("model_revision", ""),
+            wanted.get("model_file", ""),
         )
         if obstacle := catalog.obstacle(card, catalog.fits(card)):
             raise ValidationError({"model_id": obstacle})
+        wanted.setdefault("engine", engine_for(card).name)
         return Instance.request(
             self.organization, self.membership.user, model_revision=card.revision, **wanted
         )

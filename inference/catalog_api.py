@@ -20,6 +20,7 @@ from inference.model_card import ModelCard, Refusal
 from inference.models.instance import Instance
 
 LONGEST_QUERY = 200
+LONGEST_FILE = 255
 
 
 class ModelSerializer(serializers.Serializer[ModelCard]):
@@ -53,6 +54,14 @@ class ModelFileSerializer(serializers.Serializer[Any]):
     fetched = serializers.BooleanField()
 
 
+class EditionSerializer(serializers.Serializer[Any]):
+    """One of the GGUF files of a repository; in parts, the first, and the size of all."""
+
+    path = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    quantization = serializers.CharField()
+
+
 class NodeFitSerializer(serializers.Serializer[NodeFit]):
     """Whether it fits one machine. Sizes in bytes, lengths in tokens."""
 
@@ -71,6 +80,8 @@ class NodeFitSerializer(serializers.Serializer[NodeFit]):
 class ModelDetailSerializer(ModelSerializer):
     """A model in full, with its fit on each machine."""
 
+    model_file = serializers.CharField(help_text="The GGUF that was asked for; empty: none.")
+    editions = EditionSerializer(many=True, help_text="GGUF files, one of which may be chosen.")
     files = ModelFileSerializer(many=True)
     fits = serializers.SerializerMethodField()
     obstacle = serializers.SerializerMethodField(
@@ -110,6 +121,9 @@ _ADDRESS = OpenApiParameter(
     OpenApiParameter.PATH,
     description="The source and the model's id: `hub/Qwen/Qwen3-8B`, `bundled/modelport/demo`.",
 )
+_FILE = OpenApiParameter(
+    "file", OpenApiTypes.STR, description="Of several GGUF files, the one to describe."
+)
 _REVISION = OpenApiParameter(
     "revision", OpenApiTypes.STR, description="A commit hash or branch; without it, the newest."
 )
@@ -136,15 +150,16 @@ class ModelViewSet(TenantViewSet):
         """Models of the hub, the most used first; 503 when the hub cannot be reached."""
         return self._all(catalog.search(self.organization, _words(request)))
 
-    @extend_schema(parameters=[_ADDRESS, _REVISION], responses=ModelDetailSerializer)
+    @extend_schema(parameters=[_ADDRESS, _REVISION, _FILE], responses=ModelDetailSerializer)
     def retrieve(self, request: Request, address: str, **kwargs: str) -> Response:
         """One model, pinned to a revision, and whether it fits here."""
         source, _slash, model_id = address.partition("/")
         if source not in Instance.Source.values:
             raise NotFound
         revision = request.query_params.get("revision", "")[:LONGEST_QUERY]
+        model_file = request.query_params.get("file", "")[:LONGEST_FILE]
         try:
-            card = catalog.describe(self.organization, source, model_id, revision)
+            card = catalog.describe(self.organization, source, model_id, revision, model_file)
         except (hub.ModelNotFound, FolderNotFound) as error:
             raise NotFound(error.sentence) from error
         context = {"fits": catalog.fits(card)}

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization, User
 from inference.engines import ENGINES
-from inference.engines.base import BadSetting, Group, Setting, SettingValue, Variant
+from inference.engines.base import BadSetting, Engine, Group, Setting, SettingValue, Variant
 from inference.engines.vllm_parsers import parsers_for
 from inference.engines.vllm_settings import PRESETS
 from inference.fit import GIB, Hardware
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Machines = list[tuple[str, Hardware]]
 
-ENGINE = "vllm"
 PREFIX = "setting_"
 GROUPS = {
     Group.MEMORY: _("Memory and context"),
@@ -58,6 +57,11 @@ TEXT = {"class": "input w-full"}
 def suggested_name(model_id: str) -> str:
     """`Qwen/Qwen3-8B` → `qwen3-8b`."""
     return slugify(model_id.rstrip("/").rsplit("/", 1)[-1].replace(".", "-"))[:63].strip("-_")
+
+
+def engine_for(card: ModelCard) -> Engine:
+    """The first that loads such weights."""
+    return next(e for e in ENGINES.values() if card.weights_format in e.formats)
 
 
 def name_field(help_text: "_StrOrPromise") -> forms.CharField:
@@ -97,6 +101,7 @@ class InstanceForm(forms.Form):
             suggested |= _suggested_parsers(card)
         super().__init__(asked if bound else None, initial=suggested)
         self.card, self.asked, self.places = card, asked, machines
+        self.engine = engine_for(card)
         self._add_hardware(max((len(m.gpu_memory_bytes) for _name, m in machines), default=0))
 
     def _add_hardware(self, gpus: int) -> None:
@@ -108,7 +113,7 @@ class InstanceForm(forms.Form):
                 coerce=int,
                 widget=forms.Select(attrs={"class": "select w-full"}),
             )
-        for setting in ENGINES[ENGINE].settings:
+        for setting in self.engine.settings:
             if variant in setting.variants:
                 self.fields[PREFIX + setting.name] = _field(setting, self.card)
 
@@ -123,7 +128,7 @@ class InstanceForm(forms.Form):
                 yield title, fields, any(field.errors for field in fields)
 
     def _fields_of(self, group: Group) -> list[forms.BoundField]:
-        names = [PREFIX + s.name for s in ENGINES[ENGINE].settings if s.group is group]
+        names = [PREFIX + s.name for s in self.engine.settings if s.group is group]
         return [self[name] for name in names if name in self.fields]
 
     def context_length(self) -> int | None:
@@ -157,7 +162,7 @@ class InstanceForm(forms.Form):
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         if not self.errors:
             try:
-                self.settings = ENGINES[ENGINE].check(
+                self.settings = self.engine.check(
                     self._chosen(), gpu_count=cleaned.get("gpu_count") or 0
                 )
             except BadSetting as problem:
@@ -279,7 +284,8 @@ def request_instance(form: InstanceForm, organization: Organization, by: User) -
         "model_source": card.source,
         "model_id": card.model_id,
         "model_revision": card.revision,
-        "engine": ENGINE,
+        "model_file": card.model_file,
+        "engine": form.engine.name,
         "settings": form.settings,
         "gpu_count": wanted.get("gpu_count") or 0,
     }

@@ -16,7 +16,9 @@ from inference.engines.base import (
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
     checked,
     gettext_noop,
 )
@@ -56,11 +58,14 @@ class TransformersServe:
     title = "transformers serve"
     good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
     formats = frozenset({"safetensors"})
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
     metrics_path = ""
-    metric_names: Mapping[str, str] = {}
+    metric_names: Mapping[str, str | tuple[str, ...]] = {}
     settings: tuple[Setting, ...] = (
         Setting(
             name="dtype",

@@ -200,6 +200,7 @@ class Changes:
             setattr(instance, name, value)
         instance.settings = instance.checked(instance.engine, instance.settings, instance.gpu_count)
         instance._clean_only(*wanted)
+        instance.check_format()
         if before == {name: getattr(instance, name) for name in CONFIGURATION}:
             raise ValidationError(_("That is how it is already."))
         if instance.desired != Desired.STOPPED:

@@ -162,6 +162,7 @@ class Instance(Changes, models.Model):
         model_source: str,
         model_id: str,
         model_revision: str,
+        model_file: str = "",
         engine: str = "vllm",
         settings: Mapping[str, object] | None = None,
         gpu_count: int = 0,
@@ -177,6 +178,7 @@ class Instance(Changes, models.Model):
             model_source=model_source,
             model_id=model_id,
             model_revision=model_revision,
+            model_file=model_file,
             engine=engine,
             settings=checked_settings(engine, settings or {}, gpu_count),
             gpu_count=gpu_count,
@@ -187,6 +189,7 @@ class Instance(Changes, models.Model):
             created_by=by,
         )
         instance.full_clean(exclude=["created_by"], validate_constraints=False)
+        check_format(engine, model_file)
         instance._take_name()
         instance.write_revision(by)
         instance.note("requested", gettext_noop("The instance was requested."), by=by)
@@ -298,6 +301,10 @@ class Instance(Changes, models.Model):
         """The settings in their types and ranges. Raises ValidationError."""
         return checked_settings(engine, settings, gpu_count)
 
+    def check_format(self) -> None:
+        """Whether its engine loads such weights. Raises ValidationError."""
+        check_format(self.engine, self.model_file)
+
     def set_queue(self, size: int, seconds: int) -> None:
         """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
         self.queue_size, self.queue_seconds = size, seconds
@@ -377,6 +384,20 @@ def checked_settings(
         return dict(ENGINES[engine].check(settings, gpu_count))
     except BadSetting as problem:
         raise ValidationError({"settings": str(problem)}) from problem
+
+
+def check_format(engine: str, model_file: str) -> None:
+    """Whether the engine loads such weights: a chosen GGUF, or all safetensors. Raises
+    ValidationError."""
+    formats, title = ENGINES[engine].formats, ENGINES[engine].title
+    if model_file and "gguf" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads no GGUF files.") % {"engine": title}}
+        )
+    if not model_file and "safetensors" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads a GGUF file: choose one.") % {"engine": title}}
+        )
 
 
 def wake_controller(instance_id: UUID | None = None) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx2
 import msgspec
 
-from inference.engines.base import Engine, Probe
+from inference.engines.base import Engine, Probe, Told
 from inference.provisioners.base import ProbeUsage
 
 HEALTH_PATIENCE = 5.0  # seconds
@@ -23,18 +23,6 @@ class _Usage(msgspec.Struct):
 
 class _Answer(msgspec.Struct):
     usage: _Usage
-
-
-class _Model(msgspec.Struct):
-    max_model_len: int | None = None
-
-
-class _Models(msgspec.Struct):
-    data: list[_Model]
-
-
-class _Version(msgspec.Struct):
-    version: str
 
 
 class EngineClient:
@@ -66,12 +54,8 @@ class EngineClient:
 
     async def context_length(self) -> int | None:
         """Tokens, as the engine serves the model; None where it does not say."""
-        answer = await self.http.get(self.engine.models_path, timeout=HEALTH_PATIENCE)
-        try:
-            models = msgspec.json.decode(answer.content, type=_Models).data
-        except msgspec.DecodeError:
-            return None
-        return models[0].max_model_len if models else None
+        said = await self._told(self.engine.context)
+        return said if isinstance(said, int) else None
 
     async def metrics(self) -> str:
         """The Prometheus text; empty where it cannot be had now."""
@@ -82,8 +66,16 @@ class EngineClient:
         return answer.text if answer.status_code == 200 else ""
 
     async def version(self) -> str:
-        answer = await self.http.get(self.engine.version_path, timeout=HEALTH_PATIENCE)
+        said = await self._told(self.engine.version)
+        return said if isinstance(said, str) else ""
+
+    async def _told(self, where: Told) -> object:
+        """What stands there; None where there is nothing. Raises httpx2.TransportError."""
+        answer = await self.http.get(where.path, timeout=HEALTH_PATIENCE)
         try:
-            return msgspec.json.decode(answer.content, type=_Version).version
-        except msgspec.DecodeError:
-            return ""
+            said = msgspec.json.decode(answer.content)
+            for member in where.members:
+                said = said[member]
+        except (msgspec.DecodeError, LookupError, TypeError):
+            return None
+        return said

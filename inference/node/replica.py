@@ -252,6 +252,7 @@ class Replica:
             variant=record.variant,
             settings=record.spec.settings,
             gpu_indices=tuple(gpus),
+            model_file=record.spec.model_file,
         )
 
     async def _launch(self) -> None:
@@ -388,7 +389,7 @@ class Replica:
             used = await client.generate(self.engine.probe(self._launch_facts()))
             self._count_probe(used)
             self.record.context_length = await client.context_length()
-            self.record.engine_version = await client.version()
+            self.record.engine_version = await self._version(client)
         except ProbeRefused as refusal:
             self._refused(refusal)
             return
@@ -398,6 +399,12 @@ class Replica:
         self.record.measured = self.engine.measured(self._first_lines())
         self.record.ready_at = datetime.now(UTC)
         self._move(Phase.READY, Stage.NONE, "Ready.")
+
+    async def _version(self, client: EngineClient) -> str:
+        """An environment of ours has what its recipe says; an operator's own engine says itself."""
+        if self.own_command:
+            return await client.version()
+        return self.engine.recipe(self.record.variant).version
 
     def _hear_log(self) -> None:
         chunk = logs.read(self.folder, self.log_offset, 1 << 20)

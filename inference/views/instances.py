@@ -43,6 +43,7 @@ def create(request: TenantRequest) -> HttpResponse:
             asked.get("source", ""),
             asked.get("model", ""),
             asked.get("revision", ""),
+            asked.get("file", ""),
         )
     except HubError as error:
         messages.error(request, error.sentence)
