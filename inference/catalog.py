@@ -276,9 +276,7 @@ _REFUSALS = {
     Refusal.NEEDS_CODE: lambda: _(
         "It brings Python code of its own (auto_map), which is never run here."
     ),
-    Refusal.BAD_WEIGHTS: lambda: _(
-        "A weights file is damaged, or is not what its name says."
-    ),
+    Refusal.BAD_WEIGHTS: lambda: _("A weights file is damaged, or is not what its name says."),
 }
 
 __all__ = [

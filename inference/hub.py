@@ -168,8 +168,8 @@ def gated_sentence(model_id: str, has_token: bool) -> str:
 def search(query: str, token: str | None = None) -> list[ModelCard]:
     """Models that engines here load whose name has these words, most used first. Raises HubError.
 
-    No words: the most used of those that write text, in safetensors. The cards have no files, and what stands in
-    config.json only where it came in time.
+    No words: the most used of those that write text, in safetensors. The cards have no files, and
+    what stands in config.json only where it came in time.
     """
     return _remembered(
         ("search", query.lower(), _visibility(token)),

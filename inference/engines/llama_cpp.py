@@ -56,7 +56,9 @@ _RECIPES: dict[Variant, Recipe] = {
 class LlamaCpp:
     name = "llama_cpp"
     title = "llama.cpp"
-    good_for = gettext_noop("For GGUF files, and for machines without a GPU: light and quick to start.")
+    good_for = gettext_noop(
+        "For GGUF files, and for machines without a GPU: light and quick to start."
+    )
     formats = frozenset({"gguf"})
     variants: tuple[Variant, ...] = ("cpu",)
     drafting: tuple[str, ...] = ()
@@ -181,7 +183,9 @@ class LlamaCpp:
     ) -> dict[str, SettingValue]:
         chosen = checked(self.settings, settings)
         if int(chosen.get("max_num_seqs", 1)) > 1 and "max_model_len" not in chosen:
-            raise BadSetting("max_num_seqs above 1 needs max_model_len: each has a room of its own.")
+            raise BadSetting(
+                "max_num_seqs above 1 needs max_model_len: each has a room of its own."
+            )
         if chosen.get("flash_attention") == "off" and _quantized(chosen):
             raise BadSetting("kv_cache_dtype q8_0 and q4_0 need flash_attention.")
         return chosen

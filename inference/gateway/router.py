@@ -27,8 +27,8 @@ NOT_KEPT = (
     "background. Turn on 'Keep responses' in the settings of the instance."
 )
 ONE_ANSWER = (
-    "This instance gives one answer to one prompt at a time: leave 'n' at 1 and write 'prompt' as a "
-    "string."
+    "This instance gives one answer to one prompt at a time: leave 'n' at 1 and write 'prompt' "
+    "as a string."
 )
 PROVIDED = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 

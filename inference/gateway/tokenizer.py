@@ -41,10 +41,10 @@ async def count(
         listed = len(_tokens(await _ask(pool, content)).tokens)
         return Usage(told.prompt_tokens, listed, told.cached_tokens)
     if told is None:
-        asked = {"model": model, "messages": _messages(parsed)}
-        told = Usage(_count(await _ask(pool, asked)).count)
-    asked = {"model": model, "prompt": text, "add_special_tokens": False}
-    counted = _count(await _ask(pool, asked)).count
+        conversation = {"model": model, "messages": _messages(parsed)}
+        told = Usage(_count(await _ask(pool, conversation)).count)
+    delivered = {"model": model, "prompt": text, "add_special_tokens": False}
+    counted = _count(await _ask(pool, delivered)).count
     return Usage(told.prompt_tokens, counted, told.cached_tokens)
 
 

@@ -155,7 +155,7 @@ def _make_readable(resident: Resident, env: Environment) -> None:
     """For the engine's user. What we have downloaded is ours to open, anything else is not."""
     model = resident.model
     ours = (env.home / "models").resolve()
-    for path in [model, *model.iterdir()] if model else []:
+    for path in [model, *model.iterdir(), *model.glob("*/*.gguf")] if model else []:
         mode, needed = path.stat().st_mode, 0o005 if path.is_dir() else 0o004
         if mode & needed == needed:
             continue
