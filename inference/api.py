@@ -16,6 +16,7 @@ from accounts.models import Organization
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
 from inference import catalog, drafts, fit_answers, reconciler
+from inference.engines import loaders
 from inference.fit import Wish
 from inference.fit_answers import House
 from inference.model_card import ModelCard
@@ -56,6 +57,7 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "model_source",
             "model_id",
             "model_revision",
+            "model_file",
             "draft_source",
             "draft_id",
             "draft_revision",
@@ -192,10 +194,12 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             wanted["model_source"],
             wanted["model_id"],
             wanted.pop("model_revision", ""),
+            wanted.get("model_file", ""),
         )
         draft = _draft(self.organization, wanted)
         drafts.check(card, draft, wanted.get("settings", {}))
-        engine, count = wanted.get("engine", "vllm"), wanted.get("gpu_count", 0)
+        engine = wanted.setdefault("engine", loaders(card.weights_format)[0].name)
+        count = wanted.get("gpu_count", 0)
         settings = Instance.checked(engine, wanted.get("settings", {}), count)
         house = House.of(self.organization)
         answers = house.answers(card, Wish.of(settings, count), engine, draft)

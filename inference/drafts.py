@@ -62,7 +62,10 @@ def check_for(instance: Instance, draft: ModelCard | None, settings: Mapping[str
     """As `check`, for the model of an instance; passed over where one cannot look at it now."""
     if draft is None:
         return
-    facts = (instance.model_source, instance.model_id, instance.model_revision)
+    facts = (
+        *(instance.model_source, instance.model_id, instance.model_revision),
+        instance.model_file,
+    )
     try:
         model = catalog.describe(instance.organization, *facts)
     except HubError:

@@ -15,7 +15,6 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
 from inference import drafts
-from inference.engines import ENGINES
 from inference.engines.base import Engine, Group, Setting, Variant
 from inference.hub import HubError
 from inference.model_card import ModelCard
@@ -48,11 +47,6 @@ CHOICES = {
 TEXT = {"class": "input w-full"}
 SELECT = {"class": "select w-full"}
 LONGEST_NAME = 512  # of a model
-
-
-def loaders(formats: frozenset[str]) -> list[Engine]:
-    """The engines that load weights in one of these formats; all of them where none is known."""
-    return [e for e in ENGINES.values() if e.formats & formats] or list(ENGINES.values())
 
 
 class EngineForm(forms.Form):

@@ -12,6 +12,7 @@ import msgspec
 
 from accounts.models import Organization
 from inference import catalog, fit_words, memory_bar
+from inference.engines import loaders
 from inference.fit import Fit, Hardware, Verdict, Wish, estimate
 from inference.fit.alternatives import Alternatives, alternatives
 from inference.fit.bandwidth import bandwidth
@@ -21,7 +22,6 @@ from inference.gpu_price import GpuHour, of_gpu_hour
 from inference.model_card import ModelCard
 from inference.models import Node
 
-ENGINE = "vllm"
 _ORDER = [
     *(Verdict.FITS, Verdict.SHORTER, Verdict.UNKNOWN),
     *(Verdict.TOO_BIG, Verdict.UNEVEN, Verdict.TOO_FEW),
@@ -118,11 +118,13 @@ class House(msgspec.Struct, frozen=True):
         self,
         card: ModelCard,
         wish: Wish | None = None,
-        engine: str = ENGINE,
+        engine: str = "",
         draft: ModelCard | None = None,
     ) -> list[Answer]:
-        """For each kind of hardware that suits the wish, the best first. A `draft` model's weights
-        lie beside the model's own."""
+        """For each kind of hardware that suits the wish, the best first. Without an `engine`, it
+        is the first that loads such weights. A `draft` model's weights lie beside the model's
+        own."""
+        engine = engine or loaders(card.weights_format)[0].name
         wish = wish or Wish()
         found = [
             self._answer(place, card, wish, engine, draft)

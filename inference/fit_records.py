@@ -74,6 +74,7 @@ def estimate_new() -> int:
                 started.model_source,
                 started.model_id,
                 started.model_revision,
+                started.model_file,
             )
         except HubError as problem:
             if problem.retryable:

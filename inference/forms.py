@@ -13,8 +13,8 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization, User
 from inference import drafts
-from inference.engine_form import PREFIX, TEXT, EngineForm, add_errors, loaders
-from inference.engines import ENGINES
+from inference.engine_form import PREFIX, TEXT, EngineForm, add_errors
+from inference.engines import ENGINES, loaders
 from inference.engines.base import BadSetting, Setting, SettingValue
 from inference.engines.vllm_parsers import parsers_for
 from inference.engines.vllm_settings import PRESETS
@@ -73,7 +73,7 @@ class InstanceForm(EngineForm):
             suggested[PREFIX + "runner"] = "pooling"
         elif card.chat_template:
             suggested |= _suggested_parsers(card)
-        engines = loaders(card.formats)
+        engines = loaders(card.weights_format)
         super().__init__(
             asked if bound else None,
             asked=asked,
@@ -160,7 +160,7 @@ class ConfigurationForm(EngineForm):
             asked if bound else None,
             asked=asked,
             initial=kept,
-            engines=loaders(frozenset({"gguf" if instance.model_file else "safetensors"})),
+            engines=loaders("gguf" if instance.model_file else "safetensors"),
             usual=usual,
             card=ModelCard(source=instance.model_source, model_id=instance.model_id),
             gpu_counts=(counts or [instance.gpu_count]) if instance.gpu_count else [],
@@ -225,6 +225,7 @@ def request_instance(form: InstanceForm, organization: Organization, by: User) -
         "model_source": card.source,
         "model_id": card.model_id,
         "model_revision": card.revision,
+        "model_file": card.model_file,
         "engine": form.chosen.name,
         "settings": form.settings,
         "gpu_count": wanted.get("gpu_count") or 0,

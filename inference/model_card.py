@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from inference.model_shape import Shape, read_shape, whole
-from inference.node.weights import CONFIGS, allowed
+from inference.gguf import Header
+from inference.model_shape import Shape, gguf_shape, read_shape, whole
+from inference.node.weights import CONFIGS, allowed, is_weights
 
 SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
 
@@ -54,9 +55,9 @@ class Refusal(StrEnum):
     NO_CONFIG = "no_config"  # not a model that transformers describes
     NO_WEIGHTS = "no_weights"
     PICKLE_ONLY = "pickle_only"
-    GGUF_ONLY = "gguf_only"
+    CHOOSE_FILE = "choose_file"  # its weights are GGUF files, each an edition of its own
     NEEDS_CODE = "needs_code"
-    BAD_WEIGHTS = "bad_weights"  # a safetensors file that is none
+    BAD_WEIGHTS = "bad_weights"  # a file of weights that is none
     NEEDS_TOKEN = "needs_token"  # noqa: S105 - gated, and the organization has no hub token
     NOT_ACCEPTED = "not_accepted"  # gated, and the token's owner may not read it
 
@@ -67,6 +68,7 @@ GATES = frozenset({Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED})  # what a licence
 class ModelFile(msgspec.Struct, frozen=True):
     path: str
     size_bytes: int
+    model_file: str = ""  # the GGUF that was chosen beside it, if any
 
     @property
     def suffix(self) -> str:
@@ -75,7 +77,15 @@ class ModelFile(msgspec.Struct, frozen=True):
     @property
     def fetched(self) -> bool:
         """Whether the downloader takes it; code and pickles stay where they are."""
-        return allowed(self.path)
+        return allowed(self.path, self.model_file)
+
+
+class Edition(msgspec.Struct, frozen=True):
+    """One of the GGUF files that a repository holds of the same model, all its parts together."""
+
+    path: str  # of its first part
+    size_bytes: int
+    quantization: str  # as its name says: "Q4_K_M"
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +94,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # "bundled" | "local" | "hub"
     model_id: str
     revision: str = ""  # commit hash, or a hash of the folder
+    model_file: str = ""  # the chosen GGUF; empty: all its safetensors
     architecture: str = ""
     model_type: str = ""
     parameters: int | None = None
@@ -111,11 +122,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
         return owner if slash else ""
 
     @property
-    def formats(self) -> frozenset[str]:
-        """In which its weights are there, of those that some engine loads."""
-        gguf = any(file.suffix == ".gguf" for file in self.files)
-        found = {"safetensors": bool(weight_files(self.files)), "gguf": gguf}
-        return frozenset(name for name, there in found.items() if there)
+    def weights_format(self) -> Literal["safetensors", "gguf"]:
+        return "gguf" if self.model_file else "safetensors"
+
+    @property
+    def editions(self) -> list[Edition]:
+        """The GGUF files that may be chosen, the smallest first."""
+        return editions(self.files)
 
     @property
     def size_bytes(self) -> int:
@@ -214,6 +227,64 @@ def read_card(
     )
 
 
+def read_gguf(card: ModelCard, header: Header) -> ModelCard:
+    """The card of a repository of GGUF files, completed from the beginning of any of them: they
+    are editions of one model."""
+    architecture = header.text("general.architecture")[:120] or card.architecture
+    return msgspec.structs.replace(
+        card,
+        architecture=architecture,
+        model_type=architecture,
+        context_length=header.number(f"{architecture}.context_length") or card.context_length,
+        shape=gguf_shape(architecture, header),
+        licence=card.licence or header.text("general.license")[:120],
+        chat_template=card.chat_template or bool(header.text("tokenizer.chat_template")),
+        weight_bytes=min((edition.size_bytes for edition in card.editions), default=0),
+    )
+
+
+def read_edition(card: ModelCard, model_file: str, header: Header) -> ModelCard:
+    """The card of one GGUF in a repository, completed from the beginning of that file."""
+    chosen = [file for file in card.files if is_weights(file.path, model_file)]
+    return msgspec.structs.replace(
+        read_gguf(card, header),
+        model_file=model_file,
+        files=[msgspec.structs.replace(file, model_file=model_file) for file in card.files],
+        # In parts, each has a list of its own tensors alone.
+        parameters=(header.parameters if len(chosen) == 1 else None) or card.parameters,
+        dtype="",
+        quantization=quantization_in(model_file) or "GGUF",
+        weight_bytes=sum(file.size_bytes for file in chosen),
+        refusal=card.refusal if card.refusal in GATES else None,
+    )
+
+
+_QUANTIZATION = re.compile(r"(?:^|[-_.])((?:UD-)?(?:I?Q\d|TQ\d|MXFP4|NVFP4|BF16|F16|F32)\w*)", re.I)
+_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
+# Files that go with a model and are none: eyes and ears, and what quantizing was guided by.
+_COMPANIONS = re.compile(r"(?:^|/)(?:mmproj|imatrix)|imatrix\.gguf$", re.I)
+
+
+def quantization_in(model_file: str) -> str:
+    """How the weights are held, as the usual names of files say; empty where this one does not."""
+    stem = _PART.sub(".gguf", model_file).rsplit("/", 1)[-1].removesuffix(".gguf")
+    found = _QUANTIZATION.findall(stem)
+    return str(found[-1]).upper() if found else ""
+
+
+def editions(files: Iterable[ModelFile]) -> list[Edition]:
+    """The GGUF files that an engine may load, the smallest first."""
+    whole_of: dict[str, list[ModelFile]] = {}
+    for file in files:
+        if file.path.endswith(".gguf") and not _COMPANIONS.search(file.path):
+            whole_of.setdefault(_PART.sub(".gguf", file.path), []).append(file)
+    found = [
+        Edition(min(f.path for f in parts), sum(f.size_bytes for f in parts), quantization_in(name))
+        for name, parts in whole_of.items()
+    ]
+    return sorted(found, key=lambda edition: (edition.size_bytes, edition.path))
+
+
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The language model's part of a configuration that may also describe eyes and ears."""
     for key in ("text_config", "llm_config", "language_config"):
@@ -264,8 +335,8 @@ def weight_files(files: Iterable[ModelFile]) -> list[ModelFile]:
 def _refusal(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> Refusal | None:
     suffixes = {file.suffix for file in files}
     if not weight_files(files):
-        if ".gguf" in suffixes:
-            return Refusal.GGUF_ONLY
+        if editions(files):
+            return Refusal.CHOOSE_FILE
         return Refusal.PICKLE_ONLY if suffixes & PICKLE_SUFFIXES else Refusal.NO_WEIGHTS
     # With auto_map, transformers would load the repository's own Python for the model or tokenizer.
     if any(configs.get(name, {}).get("auto_map") for name in CONFIGS):

@@ -87,6 +87,8 @@ def _of_exit_code(exit_code: int | None) -> Diagnosis:
         return Diagnosis(Code.LOST)
     if exit_code == -signal.SIGKILL:
         return Diagnosis(Code.KILLED)
+    if exit_code == -signal.SIGILL:
+        return Diagnosis(Code.PROCESSOR)
     if exit_code < 0:
         return Diagnosis(Code.SIGNAL, {"signal": -exit_code})
     return Diagnosis(Code.EXITED, {"exit_code": exit_code})

@@ -1,6 +1,7 @@
 """What gives a failure away in a log, and the figures that stand there. PURE.
 
-Texts are vLLM's (0.32 and 0.33), torch's, transformers' and the supervisor's own. Two traps: a
+Texts are vLLM's (0.32 and 0.33), torch's, transformers', llama.cpp's (build 11549) and the
+supervisor's own. Two traps: a
 healthy engine prints all its arguments, so that a bare name of one is no sign; and the engine core
 dies first, whereupon its parent complains that it is gone, so that causes stand before effects.
 """
@@ -74,6 +75,7 @@ SIGNS: tuple[Sign, ...] = (
         r"architectures? .* (?:are|is) not supported",
         r"model type `[^`]*` but Transformers does not recognize this architecture",
         r"has no vLLM implementation",
+        r"error loading model: unknown model architecture",
         r"Cannot find model module",
     ),
     *_sign(
@@ -85,6 +87,7 @@ SIGNS: tuple[Sign, ...] = (
         r"Can't load tokenizer for",
         r"Couldn't instantiate the backend tokenizer",
         r"Unable to load vocabulary from file",
+        r"error loading model vocabulary",
     ),
     *_sign(
         Code.DAMAGED_WEIGHTS,
@@ -93,6 +96,8 @@ SIGNS: tuple[Sign, ...] = (
         r"size mismatch for|Attempted to load weight .* into parameter",
         r"weights were not initialized from checkpoint",
         r"is not valid JSON|There is no config\.json",
+        r"gguf_init_from_\w+: (?:failed|invalid|bad|tensor)",
+        r"is not within the file bounds|error loading model hyperparameters",
     ),
     *_sign(Code.UNSAFE_WEIGHTS, r"weights are not in safetensors format"),
     # Memory
@@ -122,6 +127,7 @@ SIGNS: tuple[Sign, ...] = (
         r"Available memory on node .* is less than",
         r"(?<!OutOf)MemoryError|Cannot allocate memory|DefaultCPUAllocator: can't allocate memory",
         r"std::bad_alloc|out of memory on the host",
+        r"ggml_aligned_malloc: insufficient memory|failed to allocate CPU buffer",
     ),
     # The machine
     *_sign(

@@ -113,6 +113,27 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Told:
+    """Where an engine says something of itself: a path, and what leads to it in its JSON."""
+
+    path: str
+    members: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """In what its answers differ from vLLM's: the gateway must know, to count them."""
+
+    # A stream tells its running usage as `timings` on its chunks, if the request says
+    # `timings_per_token`; else as `usage`, if it tells any.
+    timings: bool = False
+    # Of several answers to one request it tells the usage of the first alone.
+    one_answer: bool = False
+    # Its /tokenize takes a `prompt` and tells the `count`, or takes `content` and lists `tokens`.
+    lists_tokens: bool = False
+
+
+@dataclass(frozen=True)
 class Probe:
     """A request that proves that the engine generates."""
 
@@ -143,16 +164,21 @@ class Engine(Protocol):
     good_for: str  # a line for whoever chooses among engines
     formats: frozenset[str]  # of the weights that it loads: "safetensors", "gguf"
     drafting: tuple[str, ...]  # values of `speculation` that take a second model
+    variants: tuple[Variant, ...]  # that it is installed for; others take an operator's own command
     settings: tuple[Setting, ...]
     health_path: str
     models_path: str
-    version_path: str
+    context: Told  # tokens of one request, as it serves the model
+    version: Told
+    wire: Wire
     metrics_path: str
-    metric_names: Mapping[str, str]  # our name → the engine's
+    metric_names: Mapping[str, str | tuple[str, ...]]  # our name → the engine's, or those to add up
     sleep_path: str  # POST: when what it computes is done, its GPUs' memory is freed
     wake_path: str  # POST: it takes that memory again
 
-    def recipe(self, variant: Variant) -> Recipe: ...
+    def recipe(self, variant: Variant) -> Recipe:
+        """For one of `variants`."""
+        ...
 
     def check(
         self, settings: Mapping[str, object], gpu_count: int | None = None
@@ -228,6 +254,11 @@ def check_pair(engine: Engine, settings: Mapping[str, object], draft: str) -> No
         raise BadSetting(f"A draft model needs speculation to be {', '.join(some)} or {last}.")
     if method in engine.drafting and not draft:
         raise BadSetting(f"With speculation {method}, a draft model must be chosen.")
+
+
+def variant_of(engine: Engine, here: Variant) -> Variant:
+    """What is installed of it on such a machine."""
+    return here if here in engine.variants else engine.variants[0]
 
 
 def checked(table: tuple[Setting, ...], given: Mapping[str, object]) -> dict[str, SettingValue]:

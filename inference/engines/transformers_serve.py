@@ -18,7 +18,9 @@ from inference.engines.base import (
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
     check_pair,
     checked,
     gettext_noop,
@@ -60,12 +62,15 @@ class TransformersServe:
     good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
     formats = frozenset({"safetensors"})
     drafting: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
     metrics_path = "/metrics"
     sleep_path = wake_path = ""
-    metric_names: Mapping[str, str] = {
+    metric_names: Mapping[str, str | tuple[str, ...]] = {
         "running": "transformers_requests_running",
         "requests": "transformers_requests_total",
     }

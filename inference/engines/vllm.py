@@ -19,7 +19,9 @@ from inference.engines.base import (
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
     check_pair,
     checked,
     gettext_noop,
@@ -71,11 +73,14 @@ class Vllm:
     good_for = gettext_noop("For many users at a time: the fastest, on GPUs above all.")
     formats = frozenset({"safetensors"})
     drafting: tuple[str, ...] = DRAFTING
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
     metrics_path = "/metrics"
-    metric_names: Mapping[str, str] = {
+    metric_names: Mapping[str, str | tuple[str, ...]] = {
         "prompt_tokens": "vllm:prompt_tokens_total",
         "completion_tokens": "vllm:generation_tokens_total",
         "cached_tokens": "vllm:prompt_tokens_cached_total",

@@ -66,6 +66,10 @@ ANTHROPIC_TYPES = {
 }
 
 
+# What engines say of a prompt that is longer than their context.
+TOO_LONG = ("maximum context length", "exceeds the available context size")
+
+
 def body(
     status: int,
     message: str,
@@ -107,7 +111,7 @@ def of_engine(status: int, raw: bytes, shape: Shape = "openai") -> bytes:
     if isinstance(error, dict) and isinstance(error.get("message"), str):
         param = error.get("param")
         code = error.get("code")
-        if status == 400 and "maximum context length" in error["message"]:
+        if status == 400 and any(words in error["message"] for words in TOO_LONG):
             code = "context_length_exceeded"
         return body(
             status,

@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 
 from inference.engines import ENGINES
+from inference.engines.base import Wire
 from inference.gateway.tables import (
     FREE,
     Adapter,
@@ -315,6 +316,7 @@ def _instance(row: Row) -> Instance:
         _endpoints(engine, settings),
         created,
         engine,
+        _wire(engine),
         wanted=desired == "running",
         asleep=asleep,
         waited_for=asleep
@@ -365,6 +367,11 @@ def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
     known = ENGINES.get(engine)
     paths = known.endpoints(settings) if known else frozenset()
     return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+def _wire(engine: str) -> Wire:
+    known = ENGINES.get(engine)
+    return known.wire if known else Wire()
 
 
 def _limits(rows: list[Row]) -> dict[bytes, tuple[Limit, ...]]:

@@ -166,6 +166,7 @@ class Instance(Changes, models.Model):
         model_source: str,
         model_id: str,
         model_revision: str,
+        model_file: str = "",
         draft_source: str = "",
         draft_id: str = "",
         draft_revision: str = "",
@@ -184,6 +185,7 @@ class Instance(Changes, models.Model):
             model_source=model_source,
             model_id=model_id,
             model_revision=model_revision,
+            model_file=model_file,
             draft_source=draft_source,
             draft_id=draft_id,
             draft_revision=draft_revision,
@@ -315,19 +317,14 @@ class Instance(Changes, models.Model):
     def check_engine(self) -> None:
         """Whether its engine loads such weights, and has a draft model where the settings want one.
         Raises ValidationError."""
-        engine = ENGINES[self.engine]
-        weights = "gguf" if self.model_file else "safetensors"
-        if weights not in engine.formats:
-            sentence = _("%(engine)s does not load weights in the format %(format)s.")
-            facts = {"engine": engine.title, "format": weights}
-            raise ValidationError({"engine": sentence % facts})
+        check_format(self.engine, self.model_file)
         if (
             len({bool(part) for part in (self.draft_source, self.draft_id, self.draft_revision)})
             > 1
         ):
             raise ValidationError({"draft_id": _("A draft model has a source and a revision.")})
         try:
-            engine.check_draft(self.settings, self.draft_id)
+            ENGINES[self.engine].check_draft(self.settings, self.draft_id)
         except BadSetting as problem:
             raise ValidationError({"draft_id": str(problem)}) from problem
 
@@ -438,6 +435,20 @@ def checked_settings(
         return dict(ENGINES[engine].check(settings, gpu_count))
     except BadSetting as problem:
         raise ValidationError({"settings": str(problem)}) from problem
+
+
+def check_format(engine: str, model_file: str) -> None:
+    """Whether the engine loads such weights: a chosen GGUF, or all safetensors. Raises
+    ValidationError."""
+    formats, title = ENGINES[engine].formats, ENGINES[engine].title
+    if model_file and "gguf" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads no GGUF files.") % {"engine": title}}
+        )
+    if not model_file and "safetensors" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads a GGUF file: choose one.") % {"engine": title}}
+        )
 
 
 def wake_controller(instance_id: UUID | None = None) -> None:

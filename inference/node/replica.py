@@ -345,6 +345,7 @@ class Replica:
             variant=record.variant,
             settings=record.spec.settings,
             gpu_indices=tuple(gpus),
+            model_file=record.spec.model_file,
         )
 
     async def _launch(self) -> None:
@@ -498,7 +499,7 @@ class Replica:
             used = await client.generate(self.engine.probe(self._launch_facts()))
             self._count_probe(used)
             self.record.context_length = await client.context_length()
-            self.record.engine_version = await client.version()
+            self.record.engine_version = await self._version(client)
         except ProbeRefused as refusal:
             self._refused(refusal)
             return
@@ -510,6 +511,12 @@ class Replica:
         self.record.ready_at = datetime.now(UTC)
         self._move(Phase.READY, Stage.NONE, "Ready.")
         self.adapters.go_on()
+
+    async def _version(self, client: EngineClient) -> str:
+        """An environment of ours has what its recipe says; an operator's own engine says itself."""
+        if self.own_command:
+            return await client.version()
+        return self.engine.recipe(self.record.variant).version
 
     def _hear_log(self) -> None:
         chunk = logs.read(self.folder, self.log_offset, 1 << 20)

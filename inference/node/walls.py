@@ -155,7 +155,11 @@ def _known(users: range) -> bool:
 def _make_readable(resident: Resident, env: Environment) -> None:
     """For the engine's user. What we have downloaded is ours to open, anything else is not."""
     ours = (env.home / "models").resolve()
-    read = [(model, path) for model in resident.models for path in (model, *model.iterdir())]
+    read = [
+        (model, path)
+        for model in resident.models
+        for path in (model, *model.iterdir(), *model.glob("*/*.gguf"))
+    ]
     for model, path in read:
         mode, needed = path.stat().st_mode, 0o005 if path.is_dir() else 0o004
         if mode & needed == needed:

@@ -179,6 +179,7 @@ def fit(request: TenantRequest, instance_id: UUID) -> HttpResponse:
             instance.model_source,
             instance.model_id,
             instance.model_revision,
+            instance.model_file,
         )
     except HubError as problem:
         context["problem"] = problem.sentence

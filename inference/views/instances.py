@@ -45,6 +45,7 @@ def create(request: TenantRequest) -> HttpResponse:
             asked.get("source", ""),
             asked.get("model", ""),
             asked.get("revision", ""),
+            asked.get("file", ""),
         )
     except HubError as error:
         messages.error(request, error.sentence)
@@ -73,7 +74,7 @@ def create(request: TenantRequest) -> HttpResponse:
 
 def _kept(form: InstanceForm) -> str:
     """What an address keeps of a form whose engine was changed: other settings are shown then."""
-    names = ("source", "model", "revision", "name", "engine", "gpu_count")
+    names = ("source", "model", "revision", "file", "name", "engine", "gpu_count")
     return urlencode({name: form.asked.get(name, "") for name in names})
 
 

@@ -45,6 +45,7 @@ class Environment:
     model_folders: tuple[Path, ...]
     models_kept_days: int  # how long a downloaded model stays unused; 0: until space is needed
     vllm_command: str  # empty: the installed environment's own launch command
+    llama_cpp_command: str
     torch_cpu_index: str
     engine_walls: str  # "auto": where the machine can, "require": no engine without, "off"
     keep_engines: bool  # whether they go on running when `modelport up` ends
@@ -69,7 +70,8 @@ class Environment:
 
     def own_command(self, engine: str) -> str:
         """The operator's own launch command of this engine; empty: its environment's."""
-        return self.vllm_command if engine == "vllm" else ""
+        commands = {"vllm": self.vllm_command, "llama_cpp": self.llama_cpp_command}
+        return commands.get(engine, "")
 
     def make_run_dir(self) -> None:
         """Make the folder, and see that it is ours alone where others may make folders too.
@@ -283,6 +285,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         model_folders=folders,
         models_kept_days=_days(environ, "MODELPORT_MODELS_KEPT_DAYS", 90),
         vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
+        llama_cpp_command=environ.get("MODELPORT_LLAMA_CPP_COMMAND", ""),
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),

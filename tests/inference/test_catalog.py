@@ -191,9 +191,8 @@ def test_a_model_page_without_the_hub_says_so(alice_client: Client, hub: FakeHub
     ("files", "sentence"),
     [
         ({"config.json": b"{}", "pytorch_model.bin": b"\x80"}, "Its weights are pickles"),
-        ({"model.gguf": b"GGUF"}, "Its weights are GGUF files"),
         (tiny_model(auto_map={"AutoModel": "evil.Model"}), "It brings Python code of its own"),
-        ({"README.md": b""}, "It has no weights in safetensors format."),
+        ({"README.md": b""}, "no weights in safetensors format, and no GGUF file"),
         (
             {"model.safetensors": tiny_model()["model.safetensors"]},
             "no config.json that names an architecture",

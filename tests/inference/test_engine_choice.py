@@ -6,8 +6,7 @@ from django.test import Client
 
 from accounts.models import Organization, User
 from inference import demo
-from inference.engine_form import loaders
-from inference.engines import ENGINES
+from inference.engines import ENGINES, loaders
 from inference.models import Instance
 from tests.inference.making import a_wish
 
@@ -105,20 +104,18 @@ def test_another_engine_is_another_revision(alice_client: Client, instance: Inst
 def test_only_engines_that_load_such_weights_are_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(ENGINES["transformers"]), "formats", frozenset({"gguf"}))
 
-    assert "transformers" not in [e.name for e in loaders(frozenset({"safetensors"}))]
-    assert ENGINES["transformers"] in loaders(frozenset({"gguf"}))
-    assert loaders(frozenset({"gguf", "safetensors"})) == list(ENGINES.values())
-    assert loaders(frozenset()) == list(ENGINES.values())
+    assert loaders("safetensors") == [ENGINES["vllm"]]
+    assert loaders("gguf") == [ENGINES["llama_cpp"], ENGINES["transformers"]]
 
 
 def test_an_engine_that_does_not_load_such_weights_is_refused(
-    acme: Organization, alice: User, monkeypatch: pytest.MonkeyPatch
+    acme: Organization, alice: User
 ) -> None:
-    monkeypatch.setattr(type(ENGINES["transformers"]), "formats", frozenset({"gguf"}))
-
     with pytest.raises(ValidationError) as refused:
-        a_wish(acme, alice, engine="transformers")
-    assert "does not load weights in the format safetensors" in str(refused.value.message_dict)
+        a_wish(acme, alice, engine="llama_cpp")
+    assert refused.value.message_dict == {
+        "model_file": ["llama.cpp loads a GGUF file: choose one."]
+    }
 
 
 # Sleep

@@ -134,7 +134,7 @@ def test_context_length_is_derived_as_the_engine_derives_it(
         (SAFE, None),
         (["config.json", "pytorch_model.bin"], Refusal.PICKLE_ONLY),
         (["config.json", "model.pt"], Refusal.PICKLE_ONLY),
-        (["config.json", "model-Q4_K_M.gguf"], Refusal.GGUF_ONLY),
+        (["config.json", "model-Q4_K_M.gguf"], Refusal.CHOOSE_FILE),
         (["config.json", "README.md"], Refusal.NO_WEIGHTS),
         # pickles beside safetensors are left where they are
         ([*SAFE, "pytorch_model.bin"], None),

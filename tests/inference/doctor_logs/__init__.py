@@ -23,6 +23,11 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "truncated": (1, Code.DAMAGED_WEIGHTS, {}),
     "number_format": (1, Code.NUMBER_FORMAT, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
+    "llama_cpp_memory": (1, Code.HOST_MEMORY, {}),
+    "llama_cpp_no_gguf": (1, Code.DAMAGED_WEIGHTS, {}),
+    "llama_cpp_tokenizer": (1, Code.NO_TOKENIZER, {}),
+    "llama_cpp_truncated": (1, Code.DAMAGED_WEIGHTS, {}),
+    "llama_cpp_unknown": (1, Code.UNKNOWN_ARCHITECTURE, {}),
 }
 QUOTED: dict[str, tuple[Code, dict[str, int]]] = {
     "chat_without_template": (Code.NO_CHAT_TEMPLATE, {}),

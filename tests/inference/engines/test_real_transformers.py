@@ -63,7 +63,7 @@ def figures(client: httpx2.Client) -> Figures:
 
 
 def test_it_says_its_version_and_its_model_under_the_instances_name(client: httpx2.Client) -> None:
-    assert client.get(ENGINE.version_path).json()["version"] == ENGINE.recipe("cpu").version
+    assert client.get(ENGINE.version.path).json()["version"] == ENGINE.recipe("cpu").version
     assert [m["id"] for m in client.get(ENGINE.models_path).json()["data"]] == ["acme-chat"]
     assert client.post("/v1/chat/completions", json=CHAT).json()["model"] == "acme-chat"
 
