@@ -7,7 +7,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from inference.doctor import Diagnosis, Remedy, without_paths
+from inference.doctor import LOOPS, Diagnosis, Remedy, without_paths
 from inference.engines import ENGINES
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance
@@ -95,9 +95,12 @@ def remedy(reason: str) -> Promise | str:
 
 def diagnosed(diagnosis: Diagnosis) -> str:
     """What was wrong, in a sentence."""
+    facts = _shown(diagnosis.facts)
     if diagnosis.said:
-        return without_paths(gettext(diagnosis.said))
-    return gettext(diagnosis.sentence) % _shown(diagnosis.facts)
+        cause = without_paths(gettext(diagnosis.said))
+    else:
+        cause = gettext(diagnosis.sentence) % facts
+    return f"{gettext(LOOPS) % facts} {cause}" if diagnosis.loops else cause
 
 
 def remedy_label(remedy: Remedy) -> str:

@@ -26,7 +26,17 @@ from inference import doctor
 from inference.engines import ENGINES
 from inference.engines.base import Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
+from inference.node import (
+    drain,
+    environments,
+    figures,
+    logs,
+    processes,
+    shim,
+    stock,
+    walls,
+    weights,
+)
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.limits import Limits
@@ -124,6 +134,7 @@ class Replica:
         """Begin to end it. Deleting overrides stopping; neither is taken back."""
         record = self.record
         if wish is record.wish or record.wish is Wish.DELETE:
+            record.grace = min(record.grace, grace)
             return
         record.wish, record.grace = wish, grace
         if record.phase is not Phase.EXITED:
@@ -182,7 +193,7 @@ class Replica:
     async def _end(self) -> None:
         record = self.record
         self._process()
-        await self._kill(record.grace)
+        await self._drain_and_kill()
         if record.phase is not Phase.EXITED:
             self._exited(record.reason or Reason.CANCELLED, "Stopped.")
         if record.wish is Wish.DELETE:
@@ -460,6 +471,24 @@ class Replica:
             self._save()
 
     # The end
+
+    async def _drain_and_kill(self) -> None:
+        """Within the record's grace, which may be cut while it lasts."""
+        loop, record = asyncio.get_running_loop(), self.record
+        began, process = loop.time(), record.shim
+        if process is not None and record.ready_at is not None and self.engine.metrics_path:
+            client = EngineClient(self.engine, self.socket)
+            try:
+                await drain.until_idle(
+                    client,
+                    self.engine.metric_names,
+                    lambda: (
+                        not process.alive() or loop.time() - began > drain.drains_for(record.grace)
+                    ),
+                )
+            finally:
+                await client.close()
+        await self._kill(max(0.0, record.grace - (loop.time() - began)))
 
     async def _kill(self, grace: float) -> None:
         """End every process of the replica: politely while `grace` seconds last, then surely."""

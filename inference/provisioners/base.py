@@ -279,7 +279,8 @@ class Provisioner(Protocol):
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
-        """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        """Begin to end it, once it has answered what it is answering: a polite signal, and within
+        `grace` seconds the last one. Asked again, the shorter grace holds. Keeps the logs."""
         ...
 
     def delete(self, handle: Handle) -> None:
