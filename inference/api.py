@@ -14,11 +14,18 @@ from rest_framework.response import Response
 
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
-from inference import catalog, reconciler
+from inference import catalog, doctor, engine_log
 from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
 from portal.lib.errors import Unavailable
+
+
+class SentenceField(serializers.CharField):
+    """A place's sentence, without where things lie on the machine."""
+
+    def to_representation(self, value: str) -> str:
+        return doctor.without_paths(value)
 
 
 class ProgressSerializer(serializers.Serializer[Instance]):
@@ -36,6 +43,8 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
     # Empty: as the model is now. The answer names the revision that was pinned.
     model_revision = serializers.CharField(required=False, allow_blank=True, max_length=64)
     settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
+    message = SentenceField(read_only=True)
+    rollout_message = SentenceField(read_only=True)
     progress = ProgressSerializer(source="*", read_only=True)
 
     class Meta:
@@ -97,6 +106,8 @@ class RunningSerializer(serializers.ModelSerializer[Instance]):
 class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
     """One version of what an instance is started with. It never changes."""
 
+    failed_message = SentenceField(read_only=True)
+
     class Meta:
         model = InstanceRevision
         fields: ClassVar = [
@@ -139,6 +150,7 @@ class RestoreSerializer(serializers.Serializer[Instance]):
 class EventSerializer(serializers.ModelSerializer[InstanceEvent]):
     """What happened, newest first."""
 
+    message = SentenceField(read_only=True)
     by = serializers.EmailField(source="by.email", default=None, allow_null=True, read_only=True)
 
     class Meta:
@@ -273,14 +285,16 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
     def logs(self, request: Request, **address: Any) -> Response:
         """The engine's own log."""
         asked = request.query_params.get("offset", "")
-        offset = int(asked) if asked.isdecimal() and len(asked) < 16 else None
         replica = self.get_object().replicas.first()
         if replica is None:
             return Response(LogSerializer(LogChunk("", 0)).data)
         try:
-            chunk = reconciler.provisioner().logs(reconciler.handle_of(replica), offset=offset)
+            if asked.isdecimal() and len(asked) < 16:
+                chunk = engine_log.after(replica, int(asked))
+            else:
+                chunk = engine_log.end(replica)
         except PlaceUnavailable as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(doctor.without_paths(str(error))) from error
         return Response(LogSerializer(chunk).data)
 
     def _after(self, verb: Any) -> Response:

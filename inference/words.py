@@ -41,6 +41,11 @@ STAGES: dict[str, Promise] = {
     Stage.WARMING: _("First words"),
     InstanceState.READY: _("Ready"),
 }
+# What a start may end in instead.
+FAILED_STARTS: dict[str, Promise] = {
+    InstanceState.FAILED: _("Failed"),
+    "start_failed": _("Failed"),
+}
 # What happens by itself, while it is tried again.
 WAITING: dict[str, Promise] = {
     Reason.INSUFFICIENT_CAPACITY: _(
@@ -60,6 +65,7 @@ EVENTS: dict[str, Promise] = {
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
+    "start_failed": _("Start failed"),
     "rolled_back": _("Rolled back"),
     "changed": _("Changed"),
     "replaced": _("Replaced"),

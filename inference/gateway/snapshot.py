@@ -14,6 +14,7 @@ from uuid import UUID
 
 import psycopg
 
+from inference.doctor import without_paths
 from inference.engines import ENGINES
 from inference.gateway.tables import (
     FREE,
@@ -289,7 +290,7 @@ def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
     size, seconds, sleeper, failure, stage, typical, woken = rest
     asleep = desired == "asleep"
-    failure = "" if asleep else failure
+    failure = "" if asleep else without_paths(failure)
     return Instance(
         id_.bytes,
         organization.bytes,
