@@ -20,7 +20,7 @@ from inference.engines.base import BadSetting, Group, Setting, SettingValue, Var
 from inference.engines.vllm_parsers import parsers_for
 from inference.engines.vllm_settings import PRESETS
 from inference.fit import GIB, Hardware
-from inference.model_card import ModelCard
+from inference.model_card import EMBEDDING, ModelCard
 from inference.models import Instance
 from inference.models.instance import served_model_name
 
@@ -50,7 +50,6 @@ CHOICES = {
     "balanced": _("balanced"),
     "interactivity": _("quick answers"),
 }
-EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})
 DOUBLE_CLICK = 60.0  # seconds in which the same wish again is not a second one
 TEXT = {"class": "input w-full"}
 

@@ -48,6 +48,12 @@ REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
 
+GENERATING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")  # ends of architectures
+EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})  # the hub's names of the task
+# tekken.json is Mistral's own tokenizer, which brings its form of a conversation with it.
+TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json", "tekken.json"})
+
+
 class Refusal(StrEnum):
     """Why a model cannot run here, whatever the hardware."""
 
@@ -108,6 +114,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     def owner(self) -> str:
         owner, slash, _ = self.model_id.rpartition("/")
         return owner if slash else ""
+
+    @property
+    def cannot_chat(self) -> bool:
+        """Whether it generates text, and nothing says how a conversation is put to it."""
+        generates = self.architecture.endswith(GENERATING) and self.pipeline_tag not in EMBEDDING
+        return generates and not self.chat_template and self.refusal is None
 
     @property
     def size_bytes(self) -> int:
@@ -285,7 +297,7 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
 def _has_template(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> bool:
     if configs.get("tokenizer_config.json", {}).get("chat_template"):
         return True
-    return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
+    return any(file.path in TEMPLATES for file in files)
 
 
 def _name(value: object) -> str:

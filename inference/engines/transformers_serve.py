@@ -135,6 +135,9 @@ class TransformersServe:
         }
         return Probe("/v1/completions", body)
 
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        return None
+
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 

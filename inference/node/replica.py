@@ -399,6 +399,8 @@ class Replica:
             used = await client.generate(self.engine.probe(self._launch_facts()))
             self._count_probe(used)
             self.record.context_length = await client.context_length()
+            if chat_probe := self.engine.chat_probe(self._launch_facts()):
+                self.record.chats = await client.chats(chat_probe)
             self.record.engine_version = await client.version()
         except ProbeRefused as refusal:
             self._refused(refusal)

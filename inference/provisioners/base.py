@@ -168,6 +168,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    chats: bool | None = None  # whether the model has a chat template; None: it does not say
     node: str = ""  # the machine's name
     gpu_type: str = ""
     gpu_indices: list[int] = []

@@ -110,6 +110,7 @@ def mark_ready(instance: Instance, replica: Replica, observed: Observed) -> None
             address=observed.address,
             engine_version=observed.engine_version,
             context_length=observed.context_length,
+            chats=observed.chats,
             node=observed.node,
             gpu_type=observed.gpu_type,
             gpu_indices=observed.gpu_indices,

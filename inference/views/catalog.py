@@ -75,6 +75,8 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
         "fits": answers,
         "obstacle": catalog.obstacle(card, answers),
         "gate": card.refusal in GATES,
+        "cannot_chat": card.cannot_chat,
+        "sibling": card.name,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
         "deploy_query": _deploy_query(card, answers),

@@ -56,6 +56,7 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         "remedies": attempts.remedies(instance),
         "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
         "replica": _serving(living) or replica,
+        "cannot_chat": any(one.chats is False for one in living),
         "replicas": living,
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
