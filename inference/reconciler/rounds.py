@@ -160,6 +160,10 @@ class Reconciler:
         """One look, one decision; whether the instance is still on its way."""
         replicas = {str(r.id): r for r in look.replicas.get(instance.id, ())}
         for id_, replica in replicas.items():
+            if replica.handle is None and id_ in look.sights:
+                # Whoever asked for it was killed before the answer was kept. Were it lost later,
+                # it would be taken for one that was never there, and started a second time.
+                writes.accept(replica, look.sights[id_].handle)
             samples.take(replica, _seen(look, id_), timezone.now())
         view = _view(instance, look)
         actions = decide(view)

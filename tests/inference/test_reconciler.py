@@ -176,6 +176,25 @@ def test_an_engine_that_serves_in_between_is_killed_twenty_times_and_back_at_the
     assert instance.served.count() == 21
 
 
+def test_one_whose_answer_was_not_kept_and_that_is_lost_is_not_started_a_second_time(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = ask(acme, alice)
+    reconciler.round()
+    Replica.objects.update(handle=None)  # killed between the two
+    assert rounds(reconciler, instance).state == InstanceState.READY
+    first = instance.replicas.get()
+    assert first.handle is not None
+    del place.replicas[str(first.id)]
+
+    reconciler.round()
+
+    first.refresh_from_db()
+    assert (first.state, first.end_reason) == (Replica.State.GONE, Reason.NODE_LOST)
+    assert str(first.id) not in place.replicas
+    assert not instance.served.filter(ended_at=None).exists()
+
+
 def test_the_controller_sees_between_its_rounds_that_an_engine_has_died(
     acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
 ) -> None:
