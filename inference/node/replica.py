@@ -350,6 +350,7 @@ class Replica:
                         await asyncio.wait_for(self.ended.wait(), pause)
         finally:
             await client.close()
+        self.record.ended_at = datetime.now(UTC)  # now, and not when all of it is cleared away
         await self._kill(grace=0)  # what it may have left behind
         if self.record.shim and self.record.shim.boot != processes.boot_id():
             raise Failure(Reason.NODE_LOST, "The machine was restarted.")
@@ -540,7 +541,7 @@ class Replica:
         record = self.record
         if self.child is not None:
             self.child.poll()  # reap it
-        record.reason, record.ended_at = reason, datetime.now(UTC)
+        record.reason, record.ended_at = reason, record.ended_at or datetime.now(UTC)
         if record.shim is not None:
             record.exit_code = self._exit_code()
         record.log_tail = logs.tail(self.folder)
