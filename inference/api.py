@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from accounts.models import Organization
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
-from inference import catalog, drafts, fit_answers, reconciler
+from inference import catalog, doctor, drafts, engine_log, fit_answers
 from inference.engines import loaders
 from inference.fit import Wish
 from inference.fit_answers import House
@@ -24,6 +24,13 @@ from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
 from portal.lib.errors import Unavailable
+
+
+class SentenceField(serializers.CharField):
+    """A place's sentence, without where things lie on the machine."""
+
+    def to_representation(self, value: str) -> str:
+        return doctor.without_paths(value)
 
 
 class ProgressSerializer(serializers.Serializer[Instance]):
@@ -47,6 +54,8 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
         help_text="The second model of speculative decoding, which guesses; empty: none.",
     )
     settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
+    message = SentenceField(read_only=True)
+    rollout_message = SentenceField(read_only=True)
     progress = ProgressSerializer(source="*", read_only=True)
 
     class Meta:
@@ -112,6 +121,8 @@ class RunningSerializer(serializers.ModelSerializer[Instance]):
 class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
     """One version of what an instance is started with. It never changes."""
 
+    failed_message = SentenceField(read_only=True)
+
     class Meta:
         model = InstanceRevision
         fields: ClassVar = [
@@ -166,6 +177,7 @@ class RestoreSerializer(serializers.Serializer[Instance]):
 class EventSerializer(serializers.ModelSerializer[InstanceEvent]):
     """What happened, newest first."""
 
+    message = SentenceField(read_only=True)
     by = serializers.EmailField(source="by.email", default=None, allow_null=True, read_only=True)
 
     class Meta:
@@ -314,14 +326,16 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
     def logs(self, request: Request, **address: Any) -> Response:
         """The engine's own log."""
         asked = request.query_params.get("offset", "")
-        offset = int(asked) if asked.isdecimal() and len(asked) < 16 else None
         replica = self.get_object().replicas.first()
         if replica is None:
             return Response(LogSerializer(LogChunk("", 0)).data)
         try:
-            chunk = reconciler.provisioner().logs(reconciler.handle_of(replica), offset=offset)
+            if asked.isdecimal() and len(asked) < 16:
+                chunk = engine_log.after(replica, int(asked))
+            else:
+                chunk = engine_log.end(replica)
         except PlaceUnavailable as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(doctor.without_paths(str(error))) from error
         return Response(LogSerializer(chunk).data)
 
     def _after(self, verb: Any) -> Response:

@@ -121,6 +121,10 @@ _REFUSALS = {
     Refusal.NEEDS_CODE: lambda: _(
         "It brings Python code of its own (auto_map), which is never run here."
     ),
+    Refusal.OTHER_MODEL: lambda: _(
+        "It names another model to load in its place (speculators_config), which is refused here. "
+        "Deploy that model itself."
+    ),
     Refusal.BAD_WEIGHTS: lambda: _("A weights file is damaged, or is not what its name says."),
 }
 

@@ -19,14 +19,13 @@ from inference.engines.base import BadSetting, Setting, SettingValue
 from inference.engines.vllm_parsers import parsers_for
 from inference.engines.vllm_settings import PRESETS
 from inference.fit import Wish
-from inference.model_card import ModelCard
+from inference.model_card import EMBEDDING, ModelCard
 from inference.models import Instance
 from inference.models.instance import served_model_name
 
 if TYPE_CHECKING:
     from django.utils.functional import _StrOrPromise
 
-EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})
 DOUBLE_CLICK = 60.0  # seconds in which the same wish again is not a second one
 
 __all__ = ["ConfigurationForm", "InstanceForm", "add_errors", "name_field", "request_instance"]

@@ -15,7 +15,7 @@ import msgspec
 
 from inference.gguf import Header
 from inference.model_shape import Shape, gguf_shape, read_shape, whole
-from inference.node.weights import CONFIGS, allowed, is_weights
+from inference.node.weights import CONFIGS, allowed, is_weights, names_another
 
 SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
 
@@ -49,6 +49,12 @@ REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
 
+GENERATING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")  # ends of architectures
+EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})  # the hub's names of the task
+# tekken.json is Mistral's own tokenizer, which brings its form of a conversation with it.
+TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json", "tekken.json"})
+
+
 class Refusal(StrEnum):
     """Why a model cannot run here, whatever the hardware."""
 
@@ -57,6 +63,7 @@ class Refusal(StrEnum):
     PICKLE_ONLY = "pickle_only"
     CHOOSE_FILE = "choose_file"  # its weights are GGUF files, each an edition of its own
     NEEDS_CODE = "needs_code"
+    OTHER_MODEL = "other_model"  # it names one to load in its place
     BAD_WEIGHTS = "bad_weights"  # a file of weights that is none
     NEEDS_TOKEN = "needs_token"  # noqa: S105 - gated, and the organization has no hub token
     NOT_ACCEPTED = "not_accepted"  # gated, and the token's owner may not read it
@@ -129,6 +136,12 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     def editions(self) -> list[Edition]:
         """The GGUF files that may be chosen, the smallest first."""
         return editions(self.files)
+
+    @property
+    def cannot_chat(self) -> bool:
+        """Whether it generates text, and nothing says how a conversation is put to it."""
+        generates = self.architecture.endswith(GENERATING) and self.pipeline_tag not in EMBEDDING
+        return generates and not self.chat_template and self.refusal is None
 
     @property
     def size_bytes(self) -> int:
@@ -341,6 +354,8 @@ def _refusal(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -
     # With auto_map, transformers would load the repository's own Python for the model or tokenizer.
     if any(configs.get(name, {}).get("auto_map") for name in CONFIGS):
         return Refusal.NEEDS_CODE
+    if names_another(configs.get("config.json", {})):
+        return Refusal.OTHER_MODEL
     named = _first_name(configs.get("config.json", {}).get("architectures"))
     return None if named else Refusal.NO_CONFIG
 
@@ -365,7 +380,7 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
 def _has_template(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> bool:
     if configs.get("tokenizer_config.json", {}).get("chat_template"):
         return True
-    return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
+    return any(file.path in TEMPLATES for file in files)
 
 
 def _name(value: object) -> str:

@@ -55,6 +55,11 @@ class Diagnosis:
     def message(self) -> str:
         return self.sentence % self.facts
 
+    @property
+    def loops(self) -> bool:
+        """Whether it came again and again after the engine had been ready (`loops`)."""
+        return "deaths" in self.facts
+
 
 def diagnose(
     exit_code: int | None, log_tail: list[str], *, reason: str = "", message: str = ""

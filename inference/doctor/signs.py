@@ -48,6 +48,7 @@ SIGNS: tuple[Sign, ...] = (
         r"quantization is currently not supported in",
         r"quantization method \S+ is not supported for the current GPU",
         r"[Uu]nknown quantization method",
+        r"Missing '\w+' in quantization config",
         r"Quantization method specified in the model config .* does not match",
         r"'quantization'\s+.*[Ii]nput should be",
     ),
@@ -94,6 +95,7 @@ SIGNS: tuple[Sign, ...] = (
         r"SafetensorError|Error while deserializing header",
         r"Cannot find any model weights",
         r"size mismatch for|Attempted to load weight .* into parameter",
+        r"start \(\d+\) \+ length \(\d+\) exceeds dimension size",
         r"weights were not initialized from checkpoint",
         r"is not valid JSON|There is no config\.json",
         r"gguf_init_from_\w+: (?:failed|invalid|bad|tensor)",
@@ -152,7 +154,13 @@ SIGNS: tuple[Sign, ...] = (
         r"ModuleNotFoundError|ImportError|cannot be started: No such file",
         r"The engine (?:could not|cannot) be installed",
     ),
-    *_sign(Code.KILLED, r"Failed core proc\(s\): \{[^}]*: -9\b"),
+    *_sign(
+        Code.KILLED,
+        r"Failed core proc\(s\): \{[^}]*: -9\b",
+        # It has gone without a word of its own.
+        r"(?s)\A(?!.*EngineCore failed to start).*Failed core proc\(s\): \{\}",
+    ),
+    *_sign(Code.SIGNAL, r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b"),
     *_sign(
         Code.BAD_SETTING,
         r"validation errors? for (?:Vllm|Engine|Model|Cache|Speculative)\w*(?:Config|Args)",

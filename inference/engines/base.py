@@ -215,6 +215,11 @@ class Engine(Protocol):
         """With these settings; None: it takes no adapters."""
         ...
 
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        """A request that computes nothing and is refused where the model has no chat template;
+        None where there is none such, or nothing to chat with."""
+        ...
+
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         """The paths under /v1 that a client may ask for with these settings."""
         ...

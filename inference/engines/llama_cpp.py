@@ -256,6 +256,9 @@ class LlamaCpp:
         }
         return Probe("/v1/completions", body)
 
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        return None  # without a template of its own a model gets a usual one
+
     def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
         return None
 

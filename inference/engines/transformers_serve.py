@@ -156,6 +156,9 @@ class TransformersServe:
     def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
         return None
 
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        return None
+
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 

@@ -201,6 +201,12 @@ class Vllm:
             return None
         return Lora(_lora_rank(settings), _load_lora, _unload_lora)
 
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        if launch.settings.get("runner") == "pooling":
+            return None
+        said = [{"role": "user", "content": "Ready?"}]
+        return Probe("/tokenize", {"model": launch.served_model_name, "messages": said})
+
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
             return frozenset({"/v1/embeddings", "/v1/rerank", "/v1/score"})

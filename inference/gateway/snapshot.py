@@ -15,6 +15,7 @@ from uuid import UUID
 
 import psycopg
 
+from inference.doctor import without_paths
 from inference.engines import ENGINES
 from inference.engines.base import Wire
 from inference.gateway.tables import (
@@ -307,7 +308,7 @@ def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
     size, seconds, sleeper, failure, stage, typical, woken = rest
     asleep = desired == "asleep"
-    failure = "" if asleep else failure
+    failure = "" if asleep else without_paths(failure)
     return Instance(
         id_.bytes,
         organization.bytes,

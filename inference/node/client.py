@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx2
 import msgspec
 
+from inference.doctor import Code, diagnose
 from inference.engines.base import Call, Engine, Probe, Told
 from inference.provisioners.base import ProbeUsage
 
@@ -88,6 +89,15 @@ class EngineClient:
         except httpx2.TransportError:
             return False
         return answer.status_code == 200
+
+    async def chats(self, probe: Probe) -> bool | None:
+        """Whether the model can chat; None where the answer does not say. Raises
+        httpx2.TransportError."""
+        answer = await self.http.post(probe.path, json=probe.body, timeout=PROBE_PATIENCE)
+        if answer.status_code == 200:
+            return True
+        without = diagnose(None, [answer.text]).code is Code.NO_CHAT_TEMPLATE
+        return False if without else None
 
     async def context_length(self) -> int | None:
         """Tokens, as the engine serves the model; None where it does not say."""

@@ -26,7 +26,17 @@ from inference import doctor
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
+from inference.node import (
+    drain,
+    environments,
+    figures,
+    logs,
+    processes,
+    shim,
+    stock,
+    walls,
+    weights,
+)
 from inference.node.adapters import Adapters
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
@@ -145,6 +155,7 @@ class Replica:
         """Begin to end it. Deleting overrides stopping; neither is taken back."""
         record = self.record
         if wish is record.wish or record.wish is Wish.DELETE:
+            record.grace = min(record.grace, grace)
             return
         record.wish, record.grace = wish, grace
         if record.phase is not Phase.EXITED:
@@ -263,7 +274,7 @@ class Replica:
     async def _end(self) -> None:
         record = self.record
         self._process()
-        await self._kill(record.grace)
+        await self._drain_and_kill()
         if record.phase is not Phase.EXITED:
             self._exited(record.reason or Reason.CANCELLED, "Stopped.")
         if record.wish is Wish.DELETE:
@@ -450,6 +461,7 @@ class Replica:
 
     async def _has_ended(self) -> None:
         """By itself. Raises Failure."""
+        self.record.ended_at = datetime.now(UTC)  # now, and not when all of it is cleared away
         await self._kill(grace=0)  # what it may have left behind
         if self.record.shim and self.record.shim.boot != processes.boot_id():
             raise Failure(Reason.NODE_LOST, "The machine was restarted.")
@@ -499,6 +511,8 @@ class Replica:
             used = await client.generate(self.engine.probe(self._launch_facts()))
             self._count_probe(used)
             self.record.context_length = await client.context_length()
+            if chat_probe := self.engine.chat_probe(self._launch_facts()):
+                self.record.chats = await client.chats(chat_probe)
             self.record.engine_version = await self._version(client)
         except ProbeRefused as refusal:
             self._refused(refusal)
@@ -581,6 +595,22 @@ class Replica:
 
     # The end
 
+    async def _drain_and_kill(self) -> None:
+        """Within the record's grace, which may be cut while it lasts."""
+        loop, record = asyncio.get_running_loop(), self.record
+        began, process = loop.time(), record.shim
+        computes = record.ready_at is not None and not record.dozes
+        if process is not None and computes and self.engine.metrics_path:
+            async with self._client() as client:
+                await drain.until_idle(
+                    client,
+                    self.engine.metric_names,
+                    lambda: (
+                        not process.alive() or loop.time() - began > drain.drains_for(record.grace)
+                    ),
+                )
+        await self._kill(max(0.0, record.grace - (loop.time() - began)))
+
     async def _kill(self, grace: float) -> None:
         """End every process of the replica: politely while `grace` seconds last, then surely."""
         await self.adapters.stop()
@@ -630,7 +660,7 @@ class Replica:
         record = self.record
         if self.child is not None:
             self.child.poll()  # reap it
-        record.reason, record.ended_at = reason, datetime.now(UTC)
+        record.reason, record.ended_at = reason, record.ended_at or datetime.now(UTC)
         if record.shim is not None:
             record.exit_code = self._exit_code()
         record.log_tail = logs.tail(self.folder)

@@ -208,6 +208,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    chats: bool | None = None  # whether the model has a chat template; None: it does not say
     node: str = ""  # the machine's name
     gpu_type: str = ""
     gpu_indices: list[int] = []
@@ -327,7 +328,8 @@ class Provisioner(Protocol):
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
-        """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        """Begin to end it, once it has answered what it is answering: a polite signal, and within
+        `grace` seconds the last one. Asked again, the shorter grace holds. Keeps the logs."""
         ...
 
     def sleep(self, handle: Handle) -> bool:

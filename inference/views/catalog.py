@@ -80,6 +80,8 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
         "gate": card.refusal in GATES,
         "choose": card.refusal is Refusal.CHOOSE_FILE,
         "editions": _editions(request, card),
+        "cannot_chat": card.cannot_chat,
+        "sibling": card.name,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
         "deploy_query": _deploy_query(card, answers),

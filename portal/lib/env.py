@@ -55,6 +55,7 @@ class Environment:
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
+    drain: int  # seconds that answers under way have when a gateway of its own is told to end
     access_log: str  # a path, "-" for standard output, empty for none
 
     @property
@@ -296,6 +297,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
+        drain=_seconds(environ, "DRAIN_SECONDS", 600),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )

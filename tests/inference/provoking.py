@@ -116,7 +116,8 @@ PROVOCATIONS: dict[str, Provocation] = {
     "kv_space": Provocation(config(max_position_embeddings=2_000_000)),
     "host_memory": Provocation(settings={"kv_cache_gib": 1000}),
     "memory_limit": Provocation(limit=2 * GIB),
-    "full_disk": Provocation(full=True),
+    # As on a GPU, where it compiles, and keeps what it has compiled.
+    "full_disk": Provocation(full=True, flags=("--no-enforce-eager",)),
     "damaged_environment": Provocation(python=lacking("msgspec")),
     "killed": Provocation(kill="api_server"),
     "killed_core": Provocation(kill="EngineCore"),
@@ -214,7 +215,8 @@ def _chat(socket: Path) -> None:
     question = {"model": "demo", "messages": [{"role": "user", "content": "Hello?"}]}
     with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), timeout=60) as client:
         answer = client.post("http://engine/v1/chat/completions", json=question)
-    assert answer.status_code == 400
+        asked = client.post("http://engine/tokenize", json=question)  # as the supervisor does
+    assert (answer.status_code, asked.status_code) == (400, 400)
     with (socket.parent / "engine.log").open("a") as log:
         log.write(f"{answer.text}\n")
 

@@ -150,6 +150,18 @@ def test_a_models_page_says_what_it_is_and_leads_to_an_instance(
     assert NO_DEPLOY not in text
 
 
+def test_a_base_models_page_says_that_it_cannot_chat(
+    alice_client: Client, hub: FakeHub, node: Node
+) -> None:
+    hub.add("acme/base", tiny_model() | {"tokenizer_config.json": b"{}"})
+    hub.add("acme/chat", tiny_model())
+
+    base, chat = (page(alice_client, f"hub/acme/{name}/") for name in ("base", "chat"))
+
+    assert "This model has no chat template" in base
+    assert "no chat template" not in chat
+
+
 def test_the_bundled_model_has_a_page(alice_client: Client, node: Node) -> None:
     text = page(alice_client, "bundled/modelport/demo/")
     assert demo.model_revision() in text
