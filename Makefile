@@ -36,8 +36,9 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.gateway
 	$(BIN)/python -m tests.benchmarks.reconciler
 
-chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
+chaos: .venv/.installed-dev  ## a storm of kills, then deploys under load: nothing lost, double or cut
 	$(BIN)/python -m tests.storm
+	$(BIN)/python -m tests.rolling
 
 lock: .venv/.installed-dev  ## pin the dependencies anew
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt pyproject.toml

@@ -20,14 +20,16 @@ Source = Instance.Source
 
 
 class FolderNotFound(HubError):
-    """No such folder, or its files have changed since this revision."""
+    """No such folder, no such file in it, or its files have changed since this revision."""
 
-    def __init__(self, model_id: str, revision: str = "") -> None:
-        super().__init__(model_id, revision)
-        self.model_id, self.revision = model_id, revision
+    def __init__(self, model_id: str, revision: str = "", model_file: str = "") -> None:
+        super().__init__(model_id, revision, model_file)
+        self.model_id, self.revision, self.model_file = model_id, revision, model_file
 
     @property
     def sentence(self) -> str:
+        if self.model_file:
+            return hub.no_file_sentence(self.model_id, self.model_file)
         if self.revision:
             return _("The files of %(model)s on this machine have changed; choose it anew.") % {
                 "model": self.model_id
@@ -49,14 +51,20 @@ def search(organization: Organization, query: str) -> list[ModelCard]:
 
 
 def describe(
-    organization: Organization, source: str, model_id: str, revision: str = ""
+    organization: Organization,
+    source: str,
+    model_id: str,
+    revision: str = "",
+    model_file: str = "",
 ) -> ModelCard:
-    """A model as it is at this revision; empty: as it is now. Raises hub.HubError."""
+    """A model as it is at this revision; empty: as it is now. Of several GGUF files in it, the one
+    that `model_file` names. Raises hub.HubError."""
     if source == Source.HUB:
-        return hub.describe(model_id, revision, hub_token(organization))
-    card = _card_on_hand(source, model_id)
+        return hub.describe(model_id, revision, hub_token(organization), model_file)
+    card = _card_on_hand(source, model_id, model_file)
     if card is None:
-        raise FolderNotFound(model_id)
+        there = model_file and _card_on_hand(source, model_id) is not None
+        raise FolderNotFound(model_id, model_file=model_file if there else "")
     if revision not in {"", card.revision}:
         raise FolderNotFound(model_id, revision)
     return card
@@ -90,10 +98,11 @@ def refusal_sentence(card: ModelCard) -> str:
     return _REFUSALS[card.refusal]() if card.refusal else ""
 
 
-def _card_on_hand(source: str, model_id: str) -> ModelCard | None:
+def _card_on_hand(source: str, model_id: str, model_file: str = "") -> ModelCard | None:
     if source == Source.BUNDLED:
-        return folders.bundled_card() if model_id == demo.MODEL_ID else None
-    return folders.local_card(model_id) if source == Source.LOCAL else None
+        ours = model_id == demo.MODEL_ID and not model_file
+        return folders.bundled_card() if ours else None
+    return folders.local_card(model_id, model_file) if source == Source.LOCAL else None
 
 
 # Functions, so that each request gets its own language.
@@ -101,21 +110,22 @@ _REFUSALS = {
     Refusal.NO_CONFIG: lambda: _(
         "It has no config.json that names an architecture, so no engine here can load it."
     ),
-    Refusal.NO_WEIGHTS: lambda: _("It has no weights in safetensors format."),
+    Refusal.NO_WEIGHTS: lambda: _("It has no weights in safetensors format, and no GGUF file."),
     Refusal.PICKLE_ONLY: lambda: _(
         "Its weights are pickles (.bin, .pt), which can run code when they are read. "
-        "Only safetensors are loaded here; look for a converted copy of the model."
+        "Only safetensors and GGUF are loaded here; look for a converted copy of the model."
     ),
-    Refusal.GGUF_ONLY: lambda: _(
-        "Its weights are GGUF files, which vLLM does not serve here yet. "
-        "Look for the model that they were made from."
+    Refusal.CHOOSE_FILE: lambda: _(
+        "Its weights come as GGUF files, each an edition of its own. Choose one of them."
     ),
     Refusal.NEEDS_CODE: lambda: _(
         "It brings Python code of its own (auto_map), which is never run here."
     ),
-    Refusal.BAD_WEIGHTS: lambda: _(
-        "A weights file is damaged, or is no safetensors file in spite of its name."
+    Refusal.OTHER_MODEL: lambda: _(
+        "It names another model to load in its place (speculators_config), which is refused here. "
+        "Deploy that model itself."
     ),
+    Refusal.BAD_WEIGHTS: lambda: _("A weights file is damaged, or is not what its name says."),
 }
 
 __all__ = [

@@ -16,12 +16,14 @@ from accounts.rest import TenantViewSet
 from accounts.roles import Permission
 from inference import catalog, fit_answers, hub
 from inference.catalog import FolderNotFound
+from inference.engines import loaders
 from inference.fit import Users, Verdict, Wish
-from inference.fit_answers import ENGINE, Answer, House
+from inference.fit_answers import Answer, House
 from inference.model_card import ModelCard, Refusal
 from inference.models.instance import Instance
 
 LONGEST_QUERY = 200
+LONGEST_FILE = 255
 
 
 class ModelSerializer(serializers.Serializer[ModelCard]):
@@ -53,6 +55,14 @@ class ModelFileSerializer(serializers.Serializer[Any]):
     path = serializers.CharField()
     size_bytes = serializers.IntegerField()
     fetched = serializers.BooleanField()
+
+
+class EditionSerializer(serializers.Serializer[Any]):
+    """One of the GGUF files of a repository; in parts, the first, and the size of all."""
+
+    path = serializers.CharField()
+    size_bytes = serializers.IntegerField()
+    quantization = serializers.CharField()
 
 
 class UsersSerializer(serializers.Serializer[Users]):
@@ -119,7 +129,10 @@ class FitWishSerializer(serializers.Serializer[Any]):
     source = serializers.ChoiceField(Instance.Source.choices)  # type: ignore[assignment]
     model_id = serializers.CharField(max_length=512)
     revision = serializers.CharField(required=False, allow_blank=True, max_length=LONGEST_QUERY)
-    engine = serializers.CharField(default=ENGINE, max_length=32)
+    model_file = serializers.CharField(required=False, allow_blank=True, max_length=LONGEST_FILE)
+    engine = serializers.CharField(
+        required=False, max_length=32, help_text="Without it, the first that loads such weights."
+    )
     settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
     gpu_count = serializers.IntegerField(
         required=False,
@@ -142,6 +155,8 @@ class FitAnswerSerializer(serializers.Serializer[Any]):
 class ModelDetailSerializer(ModelSerializer):
     """A model in full, with its fit on each kind of hardware here."""
 
+    model_file = serializers.CharField(help_text="The GGUF that was asked for; empty: none.")
+    editions = EditionSerializer(many=True, help_text="GGUF files, one of which may be chosen.")
     files = ModelFileSerializer(many=True)
     fits = serializers.SerializerMethodField()
     obstacle = serializers.SerializerMethodField(
@@ -181,6 +196,9 @@ _ADDRESS = OpenApiParameter(
     OpenApiParameter.PATH,
     description="The source and the model's id: `hub/Qwen/Qwen3-8B`, `bundled/modelport/demo`.",
 )
+_FILE = OpenApiParameter(
+    "file", OpenApiTypes.STR, description="Of several GGUF files, the one to describe."
+)
 _REVISION = OpenApiParameter(
     "revision", OpenApiTypes.STR, description="A commit hash or branch; without it, the newest."
 )
@@ -208,14 +226,15 @@ class ModelViewSet(TenantViewSet):
         """Models of the hub, the most used first; 503 when the hub cannot be reached."""
         return self._all(catalog.search(self.organization, _words(request)))
 
-    @extend_schema(parameters=[_ADDRESS, _REVISION], responses=ModelDetailSerializer)
+    @extend_schema(parameters=[_ADDRESS, _REVISION, _FILE], responses=ModelDetailSerializer)
     def retrieve(self, request: Request, address: str, **kwargs: str) -> Response:
         """One model, pinned to a revision, and whether it fits here."""
         source, _slash, model_id = address.partition("/")
         if source not in Instance.Source.values:
             raise NotFound
         revision = request.query_params.get("revision", "")[:LONGEST_QUERY]
-        card = self._card(source, model_id, revision)
+        model_file = request.query_params.get("file", "")[:LONGEST_FILE]
+        card = self._card(source, model_id, revision, model_file)
         context = {"fits": House.of(self.organization).answers(card)}
         return Response(ModelDetailSerializer(card, context=context).data)
 
@@ -226,9 +245,11 @@ class ModelViewSet(TenantViewSet):
         asked = FitWishSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         said = asked.validated_data
-        engine, count = said["engine"], said.get("gpu_count")
+        facts = (said.get("revision", ""), said.get("model_file", ""))
+        card = self._card(said["source"], said["model_id"], *facts)
+        engine = said.get("engine") or loaders(card.weights_format)[0].name
+        count = said.get("gpu_count")
         settings = Instance.checked(engine, said.get("settings", {}), count)
-        card = self._card(said["source"], said["model_id"], said.get("revision", ""))
         answers = House.of(self.organization).answers(card, Wish.of(settings, count), engine)
         body = {
             "model_id": card.model_id,
@@ -238,10 +259,10 @@ class ModelViewSet(TenantViewSet):
         }
         return Response(FitAnswerSerializer(body).data)
 
-    def _card(self, source: str, model_id: str, revision: str) -> ModelCard:
+    def _card(self, source: str, model_id: str, revision: str, model_file: str) -> ModelCard:
         """Raises NotFound."""
         try:
-            return catalog.describe(self.organization, source, model_id, revision)
+            return catalog.describe(self.organization, source, model_id, revision, model_file)
         except (hub.ModelNotFound, FolderNotFound) as error:
             raise NotFound(error.sentence) from error
 

@@ -12,6 +12,7 @@ import msgspec
 
 from accounts.models import Organization
 from inference import catalog, fit_words, memory_bar
+from inference.engines import loaders
 from inference.fit import Fit, Hardware, Verdict, Wish, estimate
 from inference.fit.alternatives import Alternatives, alternatives
 from inference.fit.bandwidth import bandwidth
@@ -21,7 +22,6 @@ from inference.gpu_price import GpuHour, of_gpu_hour
 from inference.model_card import ModelCard
 from inference.models import Node
 
-ENGINE = "vllm"
 _ORDER = [
     *(Verdict.FITS, Verdict.SHORTER, Verdict.UNKNOWN),
     *(Verdict.TOO_BIG, Verdict.UNEVEN, Verdict.TOO_FEW),
@@ -115,21 +115,30 @@ class House(msgspec.Struct, frozen=True):
         return cls(places(), Corrections.of_house(), of_gpu_hour(organization))
 
     def answers(
-        self, card: ModelCard, wish: Wish | None = None, engine: str = ENGINE
+        self,
+        card: ModelCard,
+        wish: Wish | None = None,
+        engine: str = "",
+        draft: ModelCard | None = None,
     ) -> list[Answer]:
-        """For each kind of hardware that suits the wish, the best first."""
+        """For each kind of hardware that suits the wish, the best first. Without an `engine`, it
+        is the first that loads such weights. A `draft` model's weights lie beside the model's
+        own."""
+        engine = engine or loaders(card.weights_format)[0].name
         wish = wish or Wish()
         found = [
-            self._answer(place, card, wish, engine)
+            self._answer(place, card, wish, engine, draft)
             for place in self.places
             if place.suits(wish.gpu_count)
         ]
         return sorted(found, key=lambda answer: _ORDER.index(answer.fit.verdict))
 
-    def _answer(self, place: Place, card: ModelCard, wish: Wish, engine: str) -> Answer:
+    def _answer(
+        self, place: Place, card: ModelCard, wish: Wish, engine: str, draft: ModelCard | None
+    ) -> Answer:
         correction = self.corrections.correction(engine, card, place.gpu_type, wish)
-        fit = estimate(card, place.hardware, wish, correction)
-        other = alternatives(card, place.hardware, wish, correction, fit)
+        fit = estimate(card, place.hardware, wish, correction, draft)
+        other = alternatives(card, place.hardware, wish, correction, fit, draft)
         return Answer(place=place, fit=fit, alternatives=other, hour=self.hour)
 
 

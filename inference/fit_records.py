@@ -30,8 +30,11 @@ PATIENCE = timedelta(days=1)  # with a hub that cannot be reached
 
 
 def keep(instance: Instance, replica: Replica) -> None:
-    """Write down what a start took; once for each replica."""
+    """Write down what a start took; once for each replica. Not where a draft model was loaded too:
+    nothing tells how much of it was that one's."""
     started = _started(instance, replica)
+    if started.draft_id:
+        return
     wish = Wish.of(started.settings, started.gpu_count)
     memory = _memory_bytes(replica)
     FitRecord.objects.get_or_create(
@@ -71,6 +74,7 @@ def estimate_new() -> int:
                 started.model_source,
                 started.model_id,
                 started.model_revision,
+                started.model_file,
             )
         except HubError as problem:
             if problem.retryable:

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from inference.gguf import Header
+
 # Layers that keep the last tokens only, by transformers' `layer_types`.
 _WINDOWED = frozenset({"sliding_attention", "chunked_attention"})
 # Layers whose state does not grow.
@@ -67,6 +69,27 @@ def read_shape(text: Mapping[str, Any]) -> Shape | None:
         state_layers=sum(kind in _RECURRENT or kind == "none" for kind in kinds),
         state_numbers=stateful * _state(text, hidden or 0),
         embedding_numbers=_embeddings(text, hidden or 0),
+    )
+
+
+def gguf_shape(architecture: str, header: Header) -> Shape | None:
+    """As `read_shape`, by the names of GGUF. Windows are not told per layer: all count in full."""
+
+    def said(name: str) -> int | None:
+        return header.number(f"{architecture}.{name}")
+
+    layers, heads = said("block_count"), said("attention.head_count")
+    hidden = said("embedding_length")
+    head_dim = said("attention.key_length") or (hidden // heads if hidden and heads else None)
+    if not layers or not heads or not head_dim:
+        return None
+    latent = said("attention.kv_lora_rank")
+    return Shape(
+        layers=layers,
+        heads=heads,
+        kv_heads=said("attention.head_count_kv") or heads,
+        head_dim=head_dim,
+        latent_dim=latent + (said("rope.dimension_count") or 0) if latent else 0,
     )
 
 

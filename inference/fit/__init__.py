@@ -30,6 +30,10 @@ from inference.model_shape import Shape
 GPU_OVERHEAD = 2 * GIB
 # Resident size of vLLM's processes on a CPU, without weights and KV cache: 2.8 GB measured.
 CPU_OVERHEAD = 3 * GIB
+# llama.cpp, which alone loads GGUF files, is smaller, and computes few requests side by side: these
+# where a context length is set, else one (inference.engines.llama_cpp).
+GGUF_CPU_OVERHEAD = GIB // 2
+GGUF_AT_A_TIME = 4
 USUAL_CONTEXTS = (4096, 8192, 32_768, 131_072)  # tokens, for "so many users"
 CHAT = 8192  # tokens: of the usual lengths, that of a long chat
 LEAST_CONTEXT = 512  # tokens; below that a model "fits" only by name
@@ -127,12 +131,20 @@ def estimate(
     hardware: Hardware,
     wish: Wish | None = None,
     correction: Correction | None = None,
+    draft: ModelCard | None = None,
 ) -> Fit:
-    """Whether the model runs on this machine: at full context if possible, on few GPUs."""
+    """Whether the model runs on this machine: at full context if possible, on few GPUs.
+
+    The weights of a `draft` model lie beside its own.
+    """
     wish, correction = wish or Wish(), correction or Correction()
     weights = correction.weight_bytes(weight_bytes(card, wish.dtype, wish.quantization))
     if not weights:
         return Fit(verdict=Verdict.UNKNOWN)
+    if card.weights_format == "gguf" and wish.at_a_time is None:
+        at_a_time = GGUF_AT_A_TIME if wish.context else 1
+        wish = msgspec.structs.replace(wish, at_a_time=at_a_time)
+    weights += weight_bytes(draft, wish.dtype) if draft else 0
     if wish.gpu_count == 0 or not hardware.is_gpu:
         return _on_cpu(card, hardware, weights, wish, correction)
     most = len(hardware.gpu_memory_bytes)
@@ -157,13 +169,14 @@ def _on_cpu(
     card: ModelCard, hardware: Hardware, weights: int, wish: Wish, correction: Correction
 ) -> Fit:
     """Main memory: the KV cache has a fixed space of its own, taken at the start."""
-    needed = weights + wish.kv_space_bytes + CPU_OVERHEAD
+    overhead = GGUF_CPU_OVERHEAD if card.weights_format == "gguf" else CPU_OVERHEAD
+    needed = weights + wish.kv_space_bytes + overhead
     fit = Fit(
         verdict=Verdict.UNKNOWN,
         memory_bytes=hardware.memory_bytes,
         available_bytes=hardware.memory_bytes,
         weight_bytes=weights,
-        overhead_bytes=CPU_OVERHEAD,
+        overhead_bytes=overhead,
         needed_bytes=needed,
         context=wish.context or card.context_length,
     )

@@ -22,14 +22,19 @@ class Alternatives(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def alternatives(
-    card: ModelCard, hardware: Hardware, wish: Wish, correction: Correction, fit: Fit
+    card: ModelCard,
+    hardware: Hardware,
+    wish: Wish,
+    correction: Correction,
+    fit: Fit,
+    draft: ModelCard | None = None,
 ) -> Alternatives:
     """For this answer of `estimate`. Without GPUs there is nothing to choose."""
     if fit.verdict in {Verdict.FITS, Verdict.UNKNOWN} or not fit.gpu_count:
         return Alternatives()
 
     def with_change(**change: object) -> Fit | None:
-        other = estimate(card, hardware, replace(wish, **change), correction)
+        other = estimate(card, hardware, replace(wish, **change), correction, draft)
         helps = other.runs if fit.verdict is not Verdict.SHORTER else other.verdict is Verdict.FITS
         return other if helps else None
 

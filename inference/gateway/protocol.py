@@ -39,7 +39,7 @@ from inference.gateway.errors import Refusal
 from inference.gateway.events import EventRelay
 from inference.gateway.held import Held
 from inference.gateway.limits import Permit
-from inference.gateway.relay import BrokenStream, Relay
+from inference.gateway.relay import BrokenStream, Relay, TimedRelay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Asleep, Choice
 from inference.gateway.tables import Instance, Key, Provider, Replica
@@ -220,6 +220,8 @@ class Exchange(Held):
             )
             if parsed.background or parsed.needs_kept:
                 self._choices = router.that_keep(self._choices)
+            if parsed.n > 1 or parsed.several_prompts:
+                self._choices = router.that_count_all(self._choices)
         except Asleep as asleep:
             self._wait_for(asleep.instance, key, parsed)
         except Refusal as refusal:
@@ -405,8 +407,10 @@ class Exchange(Held):
                 self.shown_id,
                 b"" if self.method == b"GET" else b"Content-Length: 0\r\n",
             )
+        timed = choice.instance is not None and choice.instance.wire.timings
         if parsed.stream:
-            self._relay = events.of(self.call.endpoint) or Relay(
+            relay = TimedRelay if timed else Relay
+            self._relay = events.of(self.call.endpoint, timed=timed) or relay(
                 include_usage=parsed.include_usage,
                 continuous_usage=parsed.continuous_usage,
                 n=parsed.n,
@@ -415,7 +419,7 @@ class Exchange(Held):
         if isinstance(where, Provider):
             body = parsed.body_for(choice.model, provider=True)
             return providers.request(where, self.call.path, self.shown_id, body)
-        body = parsed.body_for(choice.model)
+        body = parsed.body_for(choice.model, timings=timed)
         trace = b""
         if parent := self.span.header if self.span else sound(self.traceparent):
             trace = b"Traceparent: %b\r\n" % parent
@@ -675,7 +679,9 @@ class Exchange(Held):
             if choice.instance is not None and choice.instance.replicas:
                 pool = self.runtime.pool(choice.instance.replicas[0].address)
                 text = "".join(relay.delivered)
-                counting = tokenizer.count(pool, choice.model, self._parsed, used, text)
+                counting = tokenizer.count(
+                    pool, choice.instance.wire, choice.model, self._parsed, used, text
+                )
                 self.ended = True
                 self.runtime.later(self._count_first(counting, used, outcome, status, finish, then))
                 return

@@ -27,6 +27,10 @@ NOT_KEPT = (
     "Answers are not kept, so they cannot be asked for later, be gone on from, or be made in the "
     "background. Turn on 'Keep responses' in the settings of the instance."
 )
+ONE_ANSWER = (
+    "This instance gives one answer to one prompt at a time: leave 'n' at 1 and write 'prompt' "
+    "as a string."
+)
 PROVIDED = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 
 WORDS = {
@@ -258,6 +262,14 @@ def that_keep(ways: list[Choice]) -> list[Choice]:
     if not keeping:
         raise Refusal(400, NOT_KEPT, code="responses_not_kept")
     return keeping
+
+
+def that_count_all(ways: list[Choice]) -> list[Choice]:
+    """The ways among these that tell the usage of more than one answer. Raises Refusal."""
+    able = [w for w in ways if w.instance is None or not w.instance.wire.one_answer]
+    if not able:
+        raise Refusal(400, ONE_ANSWER, code="unsupported_value")
+    return able
 
 
 def pick(instance: Instance, affinity: int | None, now: float, tried: Set[bytes]) -> Replica | None:

@@ -15,7 +15,9 @@ from uuid import UUID
 
 import psycopg
 
+from inference.doctor import without_paths
 from inference.engines import ENGINES
+from inference.engines.base import Wire
 from inference.gateway.tables import (
     FREE,
     Adapter,
@@ -306,7 +308,7 @@ def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
     size, seconds, sleeper, failure, stage, typical, woken = rest
     asleep = desired == "asleep"
-    failure = "" if asleep else failure
+    failure = "" if asleep else without_paths(failure)
     return Instance(
         id_.bytes,
         organization.bytes,
@@ -315,6 +317,7 @@ def _instance(row: Row) -> Instance:
         _endpoints(engine, settings),
         created,
         engine,
+        _wire(engine),
         wanted=desired == "running",
         asleep=asleep,
         waited_for=asleep
@@ -365,6 +368,11 @@ def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
     known = ENGINES.get(engine)
     paths = known.endpoints(settings) if known else frozenset()
     return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+def _wire(engine: str) -> Wire:
+    known = ENGINES.get(engine)
+    return known.wire if known else Wire()
 
 
 def _limits(rows: list[Row]) -> dict[bytes, tuple[Limit, ...]]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from inference.engines.base import Wire
+
 
 class Meter(StrEnum):
     """What a limit counts."""
@@ -70,6 +72,7 @@ class Instance:
     endpoints: frozenset[str]  # paths under /v1 that its engine offers
     created_at: datetime
     engine: str = "vllm"
+    wire: Wire = Wire()  # how that engine's answers are counted
     wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
     limits: tuple[Limit, ...] = ()
     asleep: bool = False  # it is to sleep until a request or a person wakes it

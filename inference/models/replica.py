@@ -36,6 +36,7 @@ class Replica(models.Model):
     address = models.CharField(max_length=255, blank=True)
     engine_version = models.CharField(max_length=64, blank=True)
     context_length = models.PositiveIntegerField(null=True)  # tokens, as the engine serves it
+    chats = models.BooleanField(null=True)  # None: whether the model has a chat template is unknown
     node = models.CharField(max_length=253, blank=True, default="")  # the machine's name
     gpu_type = models.CharField(max_length=120, blank=True, default="")
     gpu_indices = models.JSONField(default=list)

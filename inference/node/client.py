@@ -5,7 +5,8 @@ from pathlib import Path
 import httpx2
 import msgspec
 
-from inference.engines.base import Call, Engine, Probe
+from inference.doctor import Code, diagnose
+from inference.engines.base import Call, Engine, Probe, Told
 from inference.provisioners.base import ProbeUsage
 
 HEALTH_PATIENCE = 5.0  # seconds
@@ -34,15 +35,10 @@ class _Answer(msgspec.Struct):
 class _Model(msgspec.Struct):
     id: str = ""
     root: str | None = None  # the folder
-    max_model_len: int | None = None
 
 
 class _Models(msgspec.Struct):
     data: list[_Model]
-
-
-class _Version(msgspec.Struct):
-    version: str
 
 
 class _Error(msgspec.Struct):
@@ -94,14 +90,19 @@ class EngineClient:
             return False
         return answer.status_code == 200
 
+    async def chats(self, probe: Probe) -> bool | None:
+        """Whether the model can chat; None where the answer does not say. Raises
+        httpx2.TransportError."""
+        answer = await self.http.post(probe.path, json=probe.body, timeout=PROBE_PATIENCE)
+        if answer.status_code == 200:
+            return True
+        without = diagnose(None, [answer.text]).code is Code.NO_CHAT_TEMPLATE
+        return False if without else None
+
     async def context_length(self) -> int | None:
         """Tokens, as the engine serves the model; None where it does not say."""
-        answer = await self.http.get(self.engine.models_path, timeout=HEALTH_PATIENCE)
-        try:
-            models = msgspec.json.decode(answer.content, type=_Models).data
-        except msgspec.DecodeError:
-            return None
-        return models[0].max_model_len if models else None
+        said = await self._told(self.engine.context)
+        return said if isinstance(said, int) else None
 
     async def served(self) -> dict[str, str]:
         """The folder of each name that it serves. Raises httpx2.TransportError, EngineRefused."""
@@ -127,11 +128,19 @@ class EngineClient:
         return answer.text if answer.status_code == 200 else ""
 
     async def version(self) -> str:
-        answer = await self.http.get(self.engine.version_path, timeout=HEALTH_PATIENCE)
+        said = await self._told(self.engine.version)
+        return said if isinstance(said, str) else ""
+
+    async def _told(self, where: Told) -> object:
+        """What stands there; None where there is nothing. Raises httpx2.TransportError."""
+        answer = await self.http.get(where.path, timeout=HEALTH_PATIENCE)
         try:
-            return msgspec.json.decode(answer.content, type=_Version).version
-        except msgspec.DecodeError:
-            return ""
+            said = msgspec.json.decode(answer.content)
+            for member in where.members:
+                said = said[member]
+        except (msgspec.DecodeError, LookupError, TypeError):
+            return None
+        return said
 
 
 def _words(body: bytes) -> str:

@@ -84,6 +84,7 @@ class Record(msgspec.Struct, kw_only=True):
     message: str = ""
     progress: Progress | None = None
     weights: str = ""  # the folder, once it is on this machine
+    draft_weights: str = ""  # the draft model's
     launching: bool = False  # between the decision to start and knowing the process
     shim: Identity | None = None
     started_at: datetime | None = None
@@ -93,6 +94,7 @@ class Record(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
+    chats: bool | None = None
     measured: Measured | None = None
     probe: ProbeUsage | None = None
     figures: Figures | None = None
@@ -109,6 +111,11 @@ class Record(msgspec.Struct, kw_only=True):
             self.events.append(Event(datetime.now(UTC), stage or phase, message))
             del self.events[:-EVENTS_KEPT]
         self.phase, self.stage, self.message, self.progress = phase, stage, message, None
+
+    @property
+    def is_stocked(self) -> bool:
+        """Whether all that it needs was found on this machine."""
+        return bool(self.weights) and (self.spec.draft is None or bool(self.draft_weights))
 
     def handle(self) -> Handle:
         spec = self.spec
@@ -135,6 +142,7 @@ class Record(msgspec.Struct, kw_only=True):
             probe=self.probe,
             engine_version=self.engine_version,
             context_length=self.context_length,
+            chats=self.chats,
             measured=self.measured,
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,

@@ -27,8 +27,22 @@ class Stocked(msgspec.Struct, frozen=True):
     users: tuple[str, ...]  # the instances it runs for now
 
 
-def choice_of(spec: Spec) -> Choice:
+def choices_of(spec: Spec) -> list[Choice]:
+    """What of the hub it needs: the model, its draft model, both or neither."""
+    return [choice for choice in (model_of(spec), draft_of(spec)) if choice]
+
+
+def model_of(spec: Spec) -> Choice | None:
+    """The model, where it comes from the hub."""
+    if spec.model_source != "hub":
+        return None
     return Choice(spec.model_id, spec.model_revision, spec.model_file)
+
+
+def draft_of(spec: Spec) -> Choice | None:
+    """The draft model, where there is one and it comes from the hub."""
+    draft = spec.draft
+    return Choice(draft.model_id, draft.revision) if draft and draft.source == "hub" else None
 
 
 def choice_of_adapter(spec: AdapterSpec) -> Choice:
@@ -54,10 +68,9 @@ def users(home: Path) -> dict[Choice, list[str]]:
 
 
 def _choices(record: Record) -> list[Choice]:
-    """What it has of the hub: its model, its adapters."""
-    own = [choice_of(record.spec)] if record.spec.model_source == "hub" else []
+    """What it has of the hub: its models, its adapters."""
     adapters = [one.spec for one in record.adapters if one.spec.source == "hub"]
-    return own + [choice_of_adapter(spec) for spec in adapters]
+    return choices_of(record.spec) + [choice_of_adapter(spec) for spec in adapters]
 
 
 def listing(home: Path) -> list[Stocked]:

@@ -1,7 +1,8 @@
 """Which weights may be served: safetensors or a chosen GGUF, JSON and tokenizer files, no code.
 
-A pickle runs code when it is read, and `auto_map` asks the engine to run the repository's own. Both
-are refused here, before an engine sees the folder, and no engine is ever told to trust them.
+A pickle runs code when it is read, `auto_map` asks the engine to run the repository's own, and
+`speculators_config` to load another model in this one's place. All are refused here, before an
+engine sees the folder, and no engine is ever told to trust them.
 
 `model_file` names the GGUF where an engine reads one; empty, the weights are all the safetensors.
 `adapter_model.safetensors` for it means a LoRA adapter: that file, its configuration, and no other.
@@ -11,8 +12,9 @@ import fnmatch
 import glob
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from inference.engines import lora
 from inference.provisioners.base import Reason
@@ -105,7 +107,8 @@ def configs(model_file: str = "") -> tuple[str, ...]:
 
 
 def check_config(name: str, text: str) -> None:
-    """Raises WeightsProblem when this configuration asks for the repository's own code."""
+    """Raises WeightsProblem when this configuration asks for the repository's own code, or for
+    another model."""
     config = _parsed(name, text)
     if name == lora.CONFIG:
         _check_adapter(config)
@@ -114,6 +117,18 @@ def check_config(name: str, text: str) -> None:
             Reason.BAD_ARGUMENTS,
             "The model wants to run code of its own (auto_map), which is refused here.",
         )
+    if isinstance(config, dict) and name == "config.json" and names_another(config):
+        raise WeightsProblem(
+            Reason.BAD_ARGUMENTS,
+            "The model names another one to load in its place (speculators_config), which is "
+            "refused here.",
+        )
+
+
+def names_another(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM would load another model, which nobody has looked at, from wherever this
+    config.json says (its `maybe_override_with_speculators`)."""
+    return config.get("speculators_config") is not None
 
 
 def _check_adapter(config: object, max_rank: int = max(lora.RANKS)) -> None:

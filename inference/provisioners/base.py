@@ -59,6 +59,15 @@ class Unavailable(ProvisionerError):
     retryable = True
 
 
+class Draft(msgspec.Struct, kw_only=True, frozen=True):
+    """A second model, which guesses what the first one then checks; the fields are as a Spec's."""
+
+    source: str
+    model_id: str
+    revision: str
+    path: str = ""
+
+
 class Spec(msgspec.Struct, kw_only=True, frozen=True):
     """One replica: what should run. Never changes for a given `replica_id`."""
 
@@ -71,6 +80,7 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     model_revision: str  # the commit hash for "hub"
     model_path: str = ""  # the folder, for "bundled" and "local"
     model_file: str = ""  # the chosen .gguf in it; empty: all its safetensors
+    draft: Draft | None = None
     served_model_name: str
     settings: dict[str, bool | int | float | str] = {}
     gpu_count: int = 0
@@ -198,6 +208,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    chats: bool | None = None  # whether the model has a chat template; None: it does not say
     node: str = ""  # the machine's name
     gpu_type: str = ""
     gpu_indices: list[int] = []
@@ -317,7 +328,8 @@ class Provisioner(Protocol):
         ...
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
-        """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        """Begin to end it, once it has answered what it is answering: a polite signal, and within
+        `grace` seconds the last one. Asked again, the shorter grace holds. Keeps the logs."""
         ...
 
     def sleep(self, handle: Handle) -> bool:

@@ -62,6 +62,7 @@ class _Replica:
     idle_since: datetime | None = None
     figures: Figures = Figures(process="fake")
     gpu_indices: list[int] = field(default_factory=list)
+    chats: bool = True
     silent: bool = False
     adapters: dict[str, AdapterSeen] = field(default_factory=dict)  # by id
 
@@ -264,6 +265,7 @@ class FakeProvisioner:
             probe=ProbeUsage(6, 2) if up else None,
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
+            chats=replica.chats if up else None,
             node="fake",
             gpu_type=GPU_TYPE if replica.gpu_indices else "",
             gpu_indices=replica.gpu_indices,

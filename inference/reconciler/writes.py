@@ -76,7 +76,11 @@ def show(instance: Instance, shown: Show, observed: Observed | None = None) -> N
     with transaction.atomic():
         if not _unchanged(instance).update(**changed):
             raise Overtaken
-        if moved:
+        if shown.rollout_reason and "stage" in changed and not shown.stage:
+            # What ran before is ready, the one that was on its way is not.
+            said = shown.rollout_message or instance.rollout_message
+            instance.note("start_failed", said, code=str(shown.rollout_reason))
+        elif moved:
             instance.note(shown.stage or shown.state, shown.message, code=str(shown.reason))
         elif instance.message == UNREACHABLE:
             instance.note("reached", gettext_noop("The machine's supervisor answers again."))
@@ -107,6 +111,7 @@ def mark_ready(instance: Instance, replica: Replica, observed: Observed) -> None
             address=observed.address,
             engine_version=observed.engine_version,
             context_length=observed.context_length,
+            chats=observed.chats,
             node=observed.node,
             gpu_type=observed.gpu_type,
             gpu_indices=observed.gpu_indices,

@@ -16,11 +16,12 @@ from inference import catalog, fit_answers, hub
 from inference.fit import Verdict
 from inference.fit_answers import Answer, House
 from inference.hub import HubError, ModelNotFound
-from inference.model_card import GATES, ModelCard, NotAModelAddress, parse_reference
+from inference.model_card import GATES, ModelCard, NotAModelAddress, Refusal, parse_reference
 from inference.models.instance import Instance
 from portal.lib.env import environment
 
 LONGEST_QUERY = 200
+LONGEST_FILE = 255
 
 
 @requires(Permission.VIEW)
@@ -65,8 +66,9 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
     revision = request.GET.get("revision", "")[:LONGEST_QUERY]
     if "again" in request.GET:
         hub.forget_failures()
+    model_file = request.GET.get("file", "")[:LONGEST_FILE]
     try:
-        card = catalog.describe(request.organization, source, model_id, revision)
+        card = catalog.describe(request.organization, source, model_id, revision, model_file)
     except HubError as error:
         return _no_model(request, source, model_id, error)
     answers = House.of(request.organization).answers(card)
@@ -76,6 +78,10 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
         "fits": answers,
         "obstacle": fit_answers.obstacle(card, answers),
         "gate": card.refusal in GATES,
+        "choose": card.refusal is Refusal.CHOOSE_FILE,
+        "editions": _editions(request, card),
+        "cannot_chat": card.cannot_chat,
+        "sibling": card.name,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
         "deploy_query": _deploy_query(card, answers),
@@ -121,7 +127,7 @@ def _rows(request: TenantRequest, cards: list[ModelCard]) -> list[dict[str, Any]
     rows = []
     for card in cards:
         answers = house.answers(card)
-        refused = card.refusal is not None and card.refusal not in GATES
+        refused = card.refusal not in {None, Refusal.CHOOSE_FILE, *GATES}
         best = answers[0] if answers else None
         rows.append({"card": card, "best": best, "refused": refused})
     return rows
@@ -130,12 +136,27 @@ def _rows(request: TenantRequest, cards: list[ModelCard]) -> list[dict[str, Any]
 def _deploy_query(card: ModelCard, answers: list[Answer]) -> str:
     """The address of the form, with what the best answer suggests."""
     asked = {"source": card.source, "model": card.model_id, "revision": card.revision}
+    if card.model_file:
+        asked["file"] = card.model_file
     best = answers[0].fit if answers else None
     if best and best.verdict is Verdict.SHORTER:
         asked["max_model_len"] = str(best.max_context)
     if best and best.runs and best.gpu_count:
         asked["gpu_count"] = str(best.gpu_count)
     return urlencode(asked)
+
+
+def _editions(request: TenantRequest, card: ModelCard) -> list[dict[str, Any]]:
+    """The GGUF files that may be chosen, each with the address of its own page."""
+    page = reverse("model", args=[request.organization.slug, card.source, card.model_id])
+    return [
+        {
+            "edition": edition,
+            "chosen": edition.path == card.model_file,
+            "address": f"{page}?{urlencode({'revision': card.revision, 'file': edition.path})}",
+        }
+        for edition in card.editions
+    ]
 
 
 def _query(request: TenantRequest) -> str:

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -144,7 +145,9 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 
 
 def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
-    form = _configuration(instance, request.POST)
+    form = _configuration(instance, request.POST, bound=True)
+    if form.wants_to_see:
+        return redirect(f"{request.path}?{urlencode({'engine': form.chosen.name})}#engine-title")
     if form.is_valid() and form.change(request.user):
         number = {"number": form.instance.revision}
         messages.success(request, _("Revision %(number)d is on its way.") % number)
@@ -152,8 +155,11 @@ def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
     return _page(request, instance, engine=form)
 
 
-def _configuration(instance: Instance, data: QueryDict | None = None) -> ConfigurationForm:
-    return ConfigurationForm(instance, data, fit_answers.most_gpus(fit_answers.places()))
+def _configuration(
+    instance: Instance, asked: QueryDict, *, bound: bool = False
+) -> ConfigurationForm:
+    gpus = fit_answers.most_gpus(fit_answers.places())
+    return ConfigurationForm(instance, asked, gpus, bound=bound)
 
 
 @require_GET
@@ -173,12 +179,15 @@ def fit(request: TenantRequest, instance_id: UUID) -> HttpResponse:
             instance.model_source,
             instance.model_id,
             instance.model_revision,
+            instance.model_file,
         )
     except HubError as problem:
         context["problem"] = problem.sentence
     else:
-        wish = wish_of(instance.engine, request.GET.dict())
-        context["fits"] = House.of(request.organization).answers(card, wish, instance.engine)
+        form = _configuration(instance, request.GET)
+        engine, draft = form.chosen.name, form.draft_so_far(request.organization)
+        wish = wish_of(engine, request.GET.dict())
+        context["fits"] = House.of(request.organization).answers(card, wish, engine, draft)
     return render(request, "inference/instance_fit.html", context)
 
 
@@ -227,7 +236,7 @@ def _page(
     }
     shown = {
         "running": running or RunningForm(initial=counts),
-        "engine": engine or _configuration(instance),
+        "engine": engine or _configuration(instance, request.GET),
         "entries": entries or Entries(initial=[_initial(entry) for entry in kept]),
         "zone": zone or ZoneForm(initial={"time_zone": kept[0].time_zone if kept else "UTC"}),
     }

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -14,7 +15,7 @@ from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
 from inference import catalog, fit_answers
 from inference.fit_answers import House
-from inference.forms import ENGINE, InstanceForm, request_instance
+from inference.forms import InstanceForm, request_instance
 from inference.hub import HubError
 from inference.models import Instance
 
@@ -44,6 +45,7 @@ def create(request: TenantRequest) -> HttpResponse:
             asked.get("source", ""),
             asked.get("model", ""),
             asked.get("revision", ""),
+            asked.get("file", ""),
         )
     except HubError as error:
         messages.error(request, error.sentence)
@@ -52,9 +54,12 @@ def create(request: TenantRequest) -> HttpResponse:
     form = InstanceForm(
         card, fit_answers.most_gpus(house.places), asked, bound=request.method == "POST"
     )
-    fits = house.answers(card, form.wish(), ENGINE)
+    if form.is_bound and form.wants_to_see:
+        return redirect(f"{request.path}?{_kept(form)}")
+    engine, draft = form.chosen.name, form.draft_so_far(request.organization)
+    fits = house.answers(card, form.wish(), engine, draft)
     # Whatever is chosen; what is chosen now may not fit and something else may.
-    obstacle = fit_answers.obstacle(card, house.answers(card, engine=ENGINE))
+    obstacle = fit_answers.obstacle(card, house.answers(card, engine=engine))
     if form.is_bound and not obstacle and form.is_valid():
         form.refuse(fit_answers.obstacle(card, fits))
         instance = request_instance(form, request.organization, request.user)
@@ -65,6 +70,12 @@ def create(request: TenantRequest) -> HttpResponse:
     part = "#fit" if request.headers.get("HX-Request") else ""
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.is_bound else HTTPStatus.OK
     return render(request, f"inference/instance_create.html{part}", context, status=status)
+
+
+def _kept(form: InstanceForm) -> str:
+    """What an address keeps of a form whose engine was changed: other settings are shown then."""
+    names = ("source", "model", "revision", "file", "name", "engine", "gpu_count")
+    return urlencode({name: form.asked.get(name, "") for name in names})
 
 
 @require_POST

@@ -98,6 +98,7 @@ def test_ready_means_that_a_generation_succeeded_and_its_tokens_are_told(place: 
     assert seen.probe is not None
     assert seen.probe.prompt_tokens > 0 and seen.probe.completion_tokens > 0
     assert seen.context_length is not None and seen.engine_version
+    assert seen.chats is True
 
 
 def test_one_without_requests_says_since_when_it_rests(place: Place) -> None:

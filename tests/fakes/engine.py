@@ -25,6 +25,7 @@ Knobs of the process, from the environment:
     FAKE_ENGINE_STARTUP_DELAY  seconds until it listens    FAKE_ENGINE_TOKEN_DELAY  default of delay
     FAKE_ENGINE_EXIT_CODE      print FAKE_ENGINE_LOG to stderr and refuse to start with this code
     FAKE_ENGINE_IGNORE_TERM    stay when asked to stop
+    FAKE_ENGINE_NO_CHAT_TEMPLATE  refuse to chat, as with a model that has no chat template
 """
 
 import argparse
@@ -52,6 +53,10 @@ TOKEN = re.compile(r"\s*\S+|\s+")
 KNOBS = re.compile(r"\[\[fake ([^\]]*)\]\]")
 BLOCK = 16
 FINGERPRINT = "vllm-0.32.0-5a660262"
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a "
+    "chat template if the tokenizer does not define one."
+)
 BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds; a few of vLLM's
 
 
@@ -402,6 +407,8 @@ class Engine(Wider):
         return body
 
     def _render(self, body: Json) -> str:
+        if os.environ.get("FAKE_ENGINE_NO_CHAT_TEMPLATE"):
+            raise _bad(NO_TEMPLATE)
         lines = [f"{m.get('role', '')}: {_text(m.get('content'))}\n" for m in body["messages"]]
         return "".join(lines) + "assistant:"
 

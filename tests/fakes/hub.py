@@ -112,6 +112,7 @@ class Repository:
     downloads: int = 100
     parameters: dict[str, int] | None = None  # as the hub says; None: read from the headers
     says_parameters: bool = True  # mirrors often do not
+    gguf: dict[str, Any] | None = None  # what the hub has read in its GGUF files
     claimed: dict[str, int] = field(default_factory=dict)  # sizes that the list says instead
     commit: str = field(init=False)
 
@@ -157,12 +158,16 @@ class Repository:
         counts = self.counts() if self.says_parameters else {}
         if counts:
             said["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
+        if self.gguf is not None:
+            said["gguf"] = self.gguf
         return said
 
     def tags(self) -> list[str]:
         tags = ["transformers", self.pipeline_tag]
         if any(name.endswith(".safetensors") for name in self.files):
             tags.append("safetensors")
+        if any(name.endswith(".gguf") for name in self.files):
+            tags.append("gguf")
         return [*tags, f"license:{self.licence}"] if self.licence else tags
 
     def counts(self) -> dict[str, int]:

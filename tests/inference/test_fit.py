@@ -213,6 +213,14 @@ def test_on_a_cpu_weights_cache_and_engine_must_fit_in_memory() -> None:
     assert not fit.runs
 
 
+def test_llama_cpp_is_small_and_computes_few_requests_at_a_time() -> None:
+    gguf = card("Qwen/Qwen2.5-0.5B-Instruct", model_file="tiny-Q8_0.gguf")
+    machine = Hardware(memory_bytes=64 * GIB)
+    assert estimate(gguf, machine).overhead_bytes == GIB // 2
+    wishes = (Wish(), Wish(context=4096), Wish(context=4096, at_a_time=8))
+    assert [estimate(gguf, machine, wish).sequences for wish in wishes] == [1, 4, 8]
+
+
 def test_a_model_that_says_only_its_size_is_judged_by_its_weights() -> None:
     bare = card("Qwen/Qwen3-8B", shape=None)
     fit = estimate(bare, gpus(1, 24))

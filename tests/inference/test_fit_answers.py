@@ -233,7 +233,7 @@ def test_settings_of_an_instance_are_answered_for_as_they_are_filled_in(
     made = {"source": "hub", "model": "meta/llama", "name": "llama", "gpu_count": "1"}
     assert alice_client.post("/o/acme/instances/new/", made).status_code == 302
     address = f"{Instance.objects.get().get_absolute_url()}settings/"
-    assert f'hx-get="{address}fit/"' in alice_client.get(address).content.decode()
+    assert f'hx-get="{address}fit/?engine=vllm"' in alice_client.get(address).content.decode()
     part = text_of(alice_client, f"{address}fit/?gpu_count=1&setting_kv_cache_dtype=fp8")
     assert "110 concurrent users at 8,192 tokens." in part
     llama.down = 503

@@ -78,6 +78,19 @@ def test_a_start_is_written_down_once_with_what_the_engine_said(
     assert FitRecord.objects.count() == 1
 
 
+def test_a_start_with_a_draft_model_teaches_nothing_of_the_model(
+    acme: Organization, alice: User, place: FakeProvisioner, reconciler: Reconciler
+) -> None:
+    place.measured = said(3 * GIB, 4 * GIB)
+    card = folders.bundled_card()
+    draft = {"draft_source": card.source, "draft_id": card.model_id, "draft_revision": "1" * 40}
+    guessing = {"speculation": "draft_model"}
+    instance = a_wish(acme, alice, gpu_count=1, settings=guessing, **draft)
+    rounds(reconciler, instance)
+    assert instance.replicas.get().weight_bytes == 3 * GIB
+    assert not FitRecord.objects.exists()
+
+
 def test_what_was_to_be_expected_follows_by_the_task(
     acme: Organization, alice: User, place: FakeProvisioner, reconciler: Reconciler
 ) -> None:

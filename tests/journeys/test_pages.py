@@ -38,6 +38,7 @@ SIGNED_IN = [
     "{instance}/attempts/",
     "{instance}/limits/",
     "{instance}/adapters/",
+    "{instance}/settings/",
     "/o/pages/routes/",
     "/o/pages/routes/new/",
     "{route}/",
