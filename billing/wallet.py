@@ -46,6 +46,14 @@ def profile_of(organization: Organization) -> BillingProfile:
     return profile
 
 
+def currency_of(organization: Organization) -> str:
+    """Its own, or the house's until it has one."""
+    own = BillingProfile.objects.filter(organization=organization).values_list(
+        "currency", flat=True
+    )
+    return own.first() or settings.ENV.currency
+
+
 def wallet_of(organization: Organization) -> LedgerAccount:
     return ledger.account(A.WALLET, profile_of(organization).currency, organization)
 
@@ -82,7 +90,8 @@ def charge(
         return posted
     currency = profile_of(organization).currency
     sources = _sources([(organization.id, currency)])[organization.id, currency]
-    entries = _spent(organization.id, currency, nano, sources)
+    revenue = ledger.account(A.REVENUE, currency)
+    entries = _spent(organization.id, revenue, nano, sources)
     return ledger.post(
         kind,
         key,
@@ -111,25 +120,24 @@ def charge_new(charges: Sequence[Charge]) -> None:
     """As `charge`, for several whose keys nobody has used yet: one for each organization and
     currency, in a few statements for all of them. Raises IntegrityError where a key is taken."""
     sources = _sources([(each.organization_id, each.currency) for each in charges])
+    currencies = {each.currency for each in charges}
+    revenue = {currency: ledger.account(A.REVENUE, currency) for currency in currencies}
+    postings = []
     # In one order, for where accounts are opened on the way.
-    ledger.post_new(
-        [
+    for each in sorted(charges, key=lambda charge: (charge.organization_id, charge.currency)):
+        payer = each.organization_id, each.currency
+        entries = _spent(each.organization_id, revenue[each.currency], each.nano, sources[payer])
+        postings.append(
             Posting(
                 each.kind,
                 each.key,
-                _spent(
-                    each.organization_id,
-                    each.currency,
-                    each.nano,
-                    sources[each.organization_id, each.currency],
-                ),
+                entries,
                 each.organization_id,
                 refers_to=each.refers_to,
                 id=each.id,
             )
-            for each in sorted(charges, key=lambda c: (c.organization_id, c.currency))
-        ]
-    )
+        )
+    ledger.post_new(postings)
 
 
 @transaction.atomic
@@ -258,12 +266,12 @@ def _sources(payers: Iterable[Payer]) -> dict[Payer, list[tuple[LedgerAccount, i
 
 def _spent(
     organization_id: UUID,
-    currency: str,
+    revenue: LedgerAccount,
     nano: int,
     sources: Sequence[tuple[LedgerAccount, int]],
 ) -> list[tuple[LedgerAccount, int]]:
     """The entries for what was used: taken where there is something, the rest is owed."""
-    entries = [(ledger.account(A.REVENUE, currency), nano)]
+    entries = [(revenue, nano)]
     left = nano
     for account, balance in sources:
         part = left if account.kind == A.RECEIVABLE else min(left, balance)
@@ -271,7 +279,8 @@ def _spent(
             entries.append((account, -part))
             left -= part
     if left:
-        entries.append((ledger.account(A.RECEIVABLE, currency, organization_id), -left))
+        owed = ledger.account(A.RECEIVABLE, revenue.currency, organization_id)
+        entries.append((owed, -left))
     return entries
 
 
