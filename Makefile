@@ -35,6 +35,7 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
 	$(BIN)/python -m tests.benchmarks.reconciler
+	$(BIN)/python -m tests.benchmarks.ingest
 
 chaos: .venv/.installed-dev  ## a storm of kills, then deploys under load: nothing lost, double or cut
 	$(BIN)/python -m tests.storm

@@ -18,7 +18,7 @@ from inference.fit.alternatives import Alternatives, alternatives
 from inference.fit.bandwidth import bandwidth
 from inference.fit.price import full_load_speed, per_million_tokens
 from inference.fit_records import Corrections
-from inference.gpu_price import GpuHour, of_gpu_hour
+from inference.gpu_price import GpuHour, GpuPrices
 from inference.model_card import ModelCard
 from inference.models import Node
 
@@ -107,12 +107,12 @@ class House(msgspec.Struct, frozen=True):
 
     places: list[Place]
     corrections: Corrections
-    hour: GpuHour | None = None
+    prices: GpuPrices | None = None
 
     @classmethod
     def of(cls, organization: Organization) -> Self:
         """As it is now, at this organization's prices."""
-        return cls(places(), Corrections.of_house(), of_gpu_hour(organization))
+        return cls(places(), Corrections.of_house(), GpuPrices.of(organization))
 
     def answers(
         self,
@@ -139,7 +139,10 @@ class House(msgspec.Struct, frozen=True):
         correction = self.corrections.correction(engine, card, place.gpu_type, wish)
         fit = estimate(card, place.hardware, wish, correction, draft)
         other = alternatives(card, place.hardware, wish, correction, fit, draft)
-        return Answer(place=place, fit=fit, alternatives=other, hour=self.hour)
+        hour = None
+        if self.prices is not None and place.gpu_type:
+            hour = self.prices.hour(place.gpu_type, model=card.model_id, engine=engine)
+        return Answer(place=place, fit=fit, alternatives=other, hour=hour)
 
 
 def places() -> list[Place]:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds between looks at the journals
 LONGEST_WAIT = 5.0  # seconds between tries while PostgreSQL is away
-BATCH = 1000  # requests in one transaction
+BATCH = 4000  # requests in one transaction
 
 Finished = tuple[Admit, Final]
 

@@ -3,7 +3,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from inference import alerts, fit_records, samples
+from inference import alerts, fit_records, gpu_time, samples
 from inference.models import SloAlert
 from inference.webhooks import NotDelivered
 
@@ -22,6 +22,12 @@ def forget_old_samples() -> int:
 def estimate_starts() -> int:
     """Work out what was to be expected of the starts that were measured; returns of how many."""
     return fit_records.estimate_new()
+
+
+@shared_task
+def bill_gpu_time() -> int:
+    """Charge what has served since the last time; nano-units."""
+    return gpu_time.bill()
 
 
 @shared_task

@@ -6,9 +6,11 @@ import pytest
 from django.apps import apps
 from django.conf import settings
 from django.db import connections
+from django.db.models.signals import post_migrate
 from django.test import TransactionTestCase, override_settings
 from pytest_django.plugin import DjangoDbBlocker
 
+from billing.apps import price_the_default_currency
 from tests.cast import (
     acme,
     alice,
@@ -62,6 +64,7 @@ def seeds(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator
             if model._meta.app_label in {"accounts", "billing", "inference"}
             for row in model._base_manager.all()
         ]
+    post_migrate.disconnect(price_the_default_currency, sender=apps.get_app_config("billing"))
     emptied = TransactionTestCase._fixture_teardown
 
     def teardown(test: TransactionTestCase) -> None:

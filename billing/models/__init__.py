@@ -1,17 +1,21 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
+from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
 from billing.models.price import PriceBook, PriceVersion, Rate
 from billing.models.profile import BillingProfile
+from billing.models.terms import Allowance, Terms
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "Allowance",
     "Balance",
     "BillingProfile",
     "Entry",
+    "GpuUsage",
     "Grant",
     "LedgerAccount",
     "LedgerTransaction",
@@ -20,5 +24,6 @@ __all__ = [
     "PriceBook",
     "PriceVersion",
     "Rate",
+    "Terms",
     "UsageEvent",
 ]

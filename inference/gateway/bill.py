@@ -72,6 +72,7 @@ class Bill(Output):
             now_us(),
             self.client_request_id,
             price.version_id,
+            self.tag,
         )
         self.runtime.journal.admit(record, self.written)
         self.admitted = True

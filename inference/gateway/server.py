@@ -56,7 +56,7 @@ class GatewayRuntime:
         self.loop = asyncio.get_running_loop()
         self._env = env
         self._telling: asyncio.Server | None = None
-        self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
+        self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"), env.currency)
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.heads = Heads()
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)

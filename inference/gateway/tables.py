@@ -47,6 +47,9 @@ class Price:
     completion: int = 0
     reasoning: int = 0
     request: int = 0  # nano-units for each request
+    discount: int = 0  # basis points off the whole
+    currency: str = ""  # ISO 4217
+    missing: bool = False  # there is none, so nothing is let in (a price of 0 is one)
 
 
 FREE = Price(bytes(16))

@@ -13,6 +13,8 @@ from django.test import Client, override_settings
 from django.utils import timezone
 
 from accounts.models import Organization
+from billing.models import PriceBook
+from billing.money import NANO
 from inference import memory_bar
 from inference.fit import GIB, Hardware, estimate
 from inference.fit_answers import House, places
@@ -176,6 +178,15 @@ def test_a_price_is_told_by_the_hour_and_by_the_token(
     assert "It runs on the machine's processors, which have no price by the hour." in text
 
 
+def test_the_price_list_comes_before_the_house_s_own_cost(
+    alice_client: Client, llama: FakeHub, priced: None
+) -> None:
+    machine("a", 512, h100=1)
+    book = PriceBook.of_house("USD")
+    book.set_rates({"gpu_second": 3 * NANO}, gpu_type=Node.objects.get().gpus[0]["name"])
+    assert "3 USD per hour." in text_of(alice_client, ADDRESS)
+
+
 def test_without_a_price_nothing_is_said_to_be_free(alice_client: Client, llama: FakeHub) -> None:
     machine("a", 512, h100=1)
     text = text_of(alice_client, ADDRESS)
@@ -306,7 +317,7 @@ def test_a_page_of_models_asks_for_the_house_once(
     acme: Organization, django_assert_max_num_queries: Any
 ) -> None:
     machine("a", 512, h100=1, l4=1)
-    with django_assert_max_num_queries(2):
+    with django_assert_max_num_queries(6):  # machines, what was measured, prices in three
         house = House.of(acme)
         assert isinstance(house.corrections, Corrections)
         for _ in range(20):
