@@ -1,6 +1,7 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
 from billing.models.grant import Grant
+from billing.models.lease import CreditLease, RunningHold
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
@@ -11,6 +12,7 @@ from billing.models.usage import UsageEvent
 __all__ = [
     "Balance",
     "BillingProfile",
+    "CreditLease",
     "Entry",
     "Grant",
     "LedgerAccount",
@@ -20,5 +22,6 @@ __all__ = [
     "PriceBook",
     "PriceVersion",
     "Rate",
+    "RunningHold",
     "UsageEvent",
 ]
