@@ -8,7 +8,7 @@ twice. Usage is charged and counted as spent in one transaction: that moves what
 is gone and changes nothing for others.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
@@ -20,8 +20,9 @@ from django.utils import timezone
 
 from accounts.models import Organization
 from billing import ledger
-from billing.models import BillingProfile, CreditLease, LedgerAccount, RunningHold
+from billing.models import BillingProfile, CreditLease, LedgerAccount, RunningHold, UsageEvent
 from billing.signals import organization_resumed, organization_suspended
+from billing.usage_record import Admit, Final
 
 SHARE = 4  # a lease beyond what is needed at once takes one part in so many of what there is
 HOLD = timedelta(minutes=15)  # of running instances, that is reserved
@@ -141,10 +142,26 @@ def give_back(organization: Organization | UUID, writer: str, *, held: int) -> N
     leases.filter(closed_at=None, granted__gt=held).update(granted=held)
 
 
+def spent_by_new(finished: Iterable[tuple[Admit, Final]]) -> dict[UUID, int]:
+    """What gateways have counted as spent for these requests, by organization: of those of which
+    there is no usage yet."""
+    costly = {final.request_id: (admit, final) for admit, final in finished if final.spent}
+    if not costly:
+        return {}
+    ids = [UUID(bytes=id_) for id_ in costly]
+    old = UsageEvent.objects.filter(request_id__in=ids).values_list("request_id", flat=True)
+    for id_ in old:
+        del costly[id_.bytes]
+    spent: dict[UUID, int] = {}
+    for admit, final in costly.values():
+        organization = UUID(bytes=admit.organization_id)
+        spent[organization] = spent.get(organization, 0) + final.spent
+    return spent
+
+
 def settle(writer: str, spent: Mapping[UUID, int]) -> None:
-    """So much of a gateway's leases was spent, by organization: new rows of usage, in the very
-    transaction that charges them."""
-    spent = {id_: nano for id_, nano in spent.items() if nano}
+    """So much of a gateway's leases was spent, by organization, in the very transaction that
+    charges it. It is what the gateway has counted: what is charged may be less, never more."""
     if spent:
         with connection.cursor() as cursor:
             cursor.execute(_SPEND, [list(spent), list(spent.values()), writer])

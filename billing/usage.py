@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 
+from billing import holds
 from billing.usage_record import Admit, Final
 from portal.lib.ids import uuid7_floor
 
@@ -78,14 +79,16 @@ def row(admit: Admit, final: Final) -> tuple[Any, ...]:
     )
 
 
-def ingest(finished: Sequence[tuple[Admit, Final]]) -> int:
+def ingest(finished: Sequence[tuple[Admit, Final]], writer: str = "") -> int:
     """Insert the requests that are not there yet; returns how many were new.
 
     Idempotent by request id: a replay is a no-op. All or nothing: a failure leaves no half batch.
+    `writer` is of the gateway whose journal they are from, and whose leases of credit they settle.
     """
     if not finished:
         return 0
     with transaction.atomic(), connection.cursor() as cursor:
+        spent = holds.spent_by_new(finished)
         cursor.execute(f"CREATE TEMPORARY TABLE {_STAGING} (LIKE billing_usage) ON COMMIT DROP")
         with cursor.copy(f"COPY {_STAGING} ({_COLUMN_LIST}) FROM STDIN") as copy:
             for admit, final in finished:
@@ -97,11 +100,13 @@ def ingest(finished: Sequence[tuple[Admit, Final]]) -> int:
         new = cursor.rowcount
         cursor.execute(_TOUCH_KEYS)
         cursor.execute(f"DROP TABLE {_STAGING}")
+        holds.settle(writer, spent)  # last: whoever takes a lease locks in this order, too
     return new
 
 
 def ingest_or_set_aside(
     finished: Sequence[tuple[Admit, Final]],
+    writer: str = "",
 ) -> list[tuple[Admit, Final, DatabaseError]]:
     """Ingest; where the batch is refused, find the rows at fault and return them with the reason.
 
@@ -109,14 +114,15 @@ def ingest_or_set_aside(
     are handled; a database that is away raises OperationalError, and the caller tries again.
     """
     try:
-        ingest(finished)
+        ingest(finished, writer)
     except REFUSALS as error:
         if len(finished) == 1:
             admit, final = finished[0]
             log.error("usage row %s was refused: %s", UUID(bytes=admit.request_id), error)
             return [(admit, final, error)]
         middle = len(finished) // 2
-        return ingest_or_set_aside(finished[:middle]) + ingest_or_set_aside(finished[middle:])
+        first, second = finished[:middle], finished[middle:]
+        return ingest_or_set_aside(first, writer) + ingest_or_set_aside(second, writer)
     return []
 
 
