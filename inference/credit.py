@@ -11,7 +11,7 @@ is lost or counted twice, whichever of the two is killed in between: what never 
 import asyncio
 import logging
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from inference.gateway.purse import CREDIT
 log = logging.getLogger(__name__)
 
 AWAY_FOR = 0.5  # seconds between tries while the database is away
+CLOSING = 1.0  # seconds
 PATIENCE = 0.4  # seconds for other gateways to hand back; who asks waits a second in all
 
 T = TypeVar("T")
@@ -101,8 +102,8 @@ class Credit:
             purses.has_answered(gateway)
 
     def close(self) -> None:
-        with suppress(RuntimeError):
-            self._thread.submit(connection.close)
+        """A question that the database has not answered by now is left to itself."""
+        wait([self._thread.submit(lambda: connection.close())], timeout=CLOSING)  # that thread's
         self._thread.shutdown(wait=False)
 
     def _of(self, organization: bytes) -> Purses:
