@@ -34,6 +34,7 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
 	$(BIN)/python -m tests.benchmarks.reconciler
+	$(BIN)/python -m tests.benchmarks.ingest
 
 chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
 	$(BIN)/python -m tests.storm

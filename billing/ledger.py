@@ -7,6 +7,7 @@ other.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,7 @@ from django.utils import timezone
 
 from accounts.models import Organization
 from billing.models import Balance, Entry, LedgerAccount, LedgerTransaction
+from portal.lib.ids import uuid7
 
 Kind = LedgerTransaction.Kind
 
@@ -80,16 +82,14 @@ def post(
     then nothing is posted.
     """
     amounts = _amounts(entries.items() if isinstance(entries, Mapping) else entries)
-    currencies = {each.currency for each in amounts}
-    if len(currencies) != 1 or sum(amounts.values()) != 0:
-        raise LedgerProblem("entries are of one currency, and their sum is 0")
+    currency = _currency(amounts)
     owner = organization.id if isinstance(organization, Organization) else organization
     made, new = LedgerTransaction.objects.get_or_create(
         key=key,
         defaults={
             "kind": kind,
             "organization_id": owner,
-            "currency": currencies.pop(),
+            "currency": currency,
             "description": description,
             "refers_to": dict(refers_to or {}),
             "reverses": reverses,
@@ -106,6 +106,51 @@ def post(
     )
     _add_to_balances(amounts, {each.id for each in not_below_zero})
     return made
+
+
+@dataclass(frozen=True)
+class Posting:
+    """One of several transactions that are posted together."""
+
+    kind: str
+    key: str
+    entries: Sequence[tuple[LedgerAccount, int]]  # nano-units
+    organization_id: UUID | None = None
+    description: str = ""
+    refers_to: Mapping[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid7)
+
+
+@transaction.atomic
+def post_new(postings: Sequence[Posting]) -> None:
+    """Post transactions whose keys nobody has used yet, in a few statements for all of them.
+
+    Raises IntegrityError where a key is there already, LedgerProblem; then nothing is posted.
+    """
+    made: list[LedgerTransaction] = []
+    entries: list[Entry] = []
+    sums: dict[LedgerAccount, int] = {}
+    today = timezone.now().astimezone(UTC).date()
+    for posting in postings:
+        amounts = _amounts(posting.entries)
+        currency = _currency(amounts)
+        made.append(
+            LedgerTransaction(
+                id=posting.id,
+                kind=posting.kind,
+                key=posting.key,
+                organization_id=posting.organization_id,
+                currency=currency,
+                description=posting.description,
+                refers_to=dict(posting.refers_to),
+            )
+        )
+        for each, nano in amounts.items():
+            entries.append(Entry(transaction_id=posting.id, account=each, nano=nano, day=today))
+            sums[each] = sums.get(each, 0) + nano
+    LedgerTransaction.objects.bulk_create(made)
+    Entry.objects.bulk_create(entries)
+    _add_to_balances(sums, set())
 
 
 def reverse(what: LedgerTransaction, key: str, *, description: str = "") -> LedgerTransaction:
@@ -130,6 +175,13 @@ def _amounts(entries: Iterable[tuple[LedgerAccount, int]]) -> dict[LedgerAccount
     return {each: nano for each, nano in amounts.items() if nano}
 
 
+def _currency(amounts: Mapping[LedgerAccount, int]) -> str:
+    currencies = {each.currency for each in amounts}
+    if len(currencies) != 1 or sum(amounts.values()) != 0:
+        raise LedgerProblem("entries are of one currency, and their sum is 0")
+    return currencies.pop()
+
+
 def _posted(made: LedgerTransaction) -> dict[UUID, int]:
     return dict(made.entries.values_list("account_id", "nano"))
 
@@ -142,18 +194,21 @@ _LOCK = """
     SELECT account_id, nano FROM billing_ledger_balance WHERE account_id = ANY(%s)
     ORDER BY account_id FOR UPDATE
 """
+# In the order in which the amounts are given, so that two who lock the same rows do not cross.
 _ADD = """
-    INSERT INTO billing_ledger_balance AS b (account_id, nano) VALUES (%s, %s)
+    INSERT INTO billing_ledger_balance AS b (account_id, nano)
+    SELECT * FROM unnest(%s::uuid[], %s::bigint[])
     ON CONFLICT (account_id) DO UPDATE SET nano = b.nano + EXCLUDED.nano
-    RETURNING nano
+    RETURNING account_id, nano
 """
 
 
 def _add_to_balances(amounts: Mapping[LedgerAccount, int], guarded: set[UUID]) -> None:
+    # The house's own last: everybody meets there, so they are held for the shortest time.
+    order = sorted(amounts, key=lambda a: (a.organization_id is None, a.id))
     with connection.cursor() as cursor:
-        # The house's own last: everybody meets there, so they are held for the shortest time.
-        for account in sorted(amounts, key=lambda a: (a.organization_id is None, a.id)):
-            cursor.execute(_ADD, [account.id, amounts[account]])
-            (nano,) = cursor.fetchone()
-            if nano < 0 and amounts[account] < 0 and account.id in guarded:
-                raise Overdrawn(account.id)
+        cursor.execute(_ADD, [[each.id for each in order], [amounts[each] for each in order]])
+        now = dict(cursor.fetchall())
+    for each in order:
+        if now[each.id] < 0 and amounts[each] < 0 and each.id in guarded:
+            raise Overdrawn(each.id)

@@ -54,6 +54,7 @@ class Admit(msgspec.Struct, array_like=True, tag="A"):
     admitted_at_us: int
     client_request_id: str = ""
     price_version: bytes = bytes(16)
+    tag: str = ""  # the caller's own word for what it was for
     held: int = 0  # nano-units set aside for it: the most that it may cost
 
 

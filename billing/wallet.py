@@ -4,19 +4,22 @@ Promotional credit goes first, the one that expires first before others; then wh
 then, for who pays later or where usage was under way when the credit ended, what is owed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts.models import Organization, User
 from billing import holds, ledger
-from billing.ledger import Kind
+from billing.ledger import Kind, Posting
 from billing.models import BillingProfile, Grant, LedgerAccount, LedgerTransaction
+from portal.lib.ids import uuid7
 
 A = LedgerAccount.Kind
 
@@ -41,6 +44,14 @@ def profile_of(organization: Organization) -> BillingProfile:
         organization=organization, defaults={"currency": settings.ENV.currency}
     )
     return profile
+
+
+def currency_of(organization: Organization) -> str:
+    """Its own, or the house's until it has one."""
+    own = BillingProfile.objects.filter(organization=organization).values_list(
+        "currency", flat=True
+    )
+    return own.first() or settings.ENV.currency
 
 
 def wallet_of(organization: Organization) -> LedgerAccount:
@@ -78,16 +89,9 @@ def charge(
     if (posted := LedgerTransaction.objects.filter(key=key).first()) is not None:
         return posted
     currency = profile_of(organization).currency
+    sources = _sources([(organization.id, currency)])[organization.id, currency]
     revenue = ledger.account(A.REVENUE, currency)
-    entries: list[tuple[LedgerAccount, int]] = [(revenue, nano)]
-    left = nano
-    for account, balance in _sources(organization, currency):
-        part = min(left, balance)
-        if part > 0:
-            entries.append((account, -part))
-            left -= part
-    if left:
-        entries.append((ledger.account(A.RECEIVABLE, currency, organization), -left))
+    entries = _spent(organization.id, revenue, nano, sources)
     return ledger.post(
         kind,
         key,
@@ -96,6 +100,44 @@ def charge(
         description=description,
         refers_to=refers_to,
     )
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What one organization has used, in nano-units; more than 0."""
+
+    organization_id: UUID
+    currency: str
+    nano: int
+    kind: str
+    key: str
+    refers_to: Mapping[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid7)  # of the transaction that it becomes
+
+
+@transaction.atomic
+def charge_new(charges: Sequence[Charge]) -> None:
+    """As `charge`, for several whose keys nobody has used yet: one for each organization and
+    currency, in a few statements for all of them. Raises IntegrityError where a key is taken."""
+    sources = _sources([(each.organization_id, each.currency) for each in charges])
+    currencies = {each.currency for each in charges}
+    revenue = {currency: ledger.account(A.REVENUE, currency) for currency in currencies}
+    postings = []
+    # In one order, for where accounts are opened on the way.
+    for each in sorted(charges, key=lambda charge: (charge.organization_id, charge.currency)):
+        payer = each.organization_id, each.currency
+        entries = _spent(each.organization_id, revenue[each.currency], each.nano, sources[payer])
+        postings.append(
+            Posting(
+                each.kind,
+                each.key,
+                entries,
+                each.organization_id,
+                refers_to=each.refers_to,
+                id=each.id,
+            )
+        )
+    ledger.post_new(postings)
 
 
 @transaction.atomic
@@ -114,11 +156,13 @@ def pay_in(
         return posted
     currency = profile_of(organization).currency
     receivable = ledger.account(A.RECEIVABLE, currency, organization)
-    owed = max(0, -_locked([receivable])[0])
+    wallet = wallet_of(organization)
+    # Both at once, in the one order: who charges at the same time needs both as well.
+    owed = max(0, -_locked([receivable, wallet])[0])
     settled = min(owed, nano)
     entries = [(ledger.account(A.CASH, currency), -nano)]
     entries += [(receivable, settled)] if settled else []
-    entries += [(wallet_of(organization), nano - settled)] if nano > settled else []
+    entries += [(wallet, nano - settled)] if nano > settled else []
     posted = ledger.post(
         kind,
         key,
@@ -202,18 +246,57 @@ def _expire(given: Grant, now: datetime) -> bool:
     return bool(Grant.objects.filter(id=given.id, expired_at=None).update(expired_at=now))
 
 
-def _sources(organization: Organization, currency: str) -> list[tuple[LedgerAccount, int]]:
-    """The accounts that pay, in their order, each with its balance, locked until the end."""
-    # Those whose time has passed, too, until they are taken back: what is left of them then is for
-    # what was let in before.
-    grants = Grant.objects.filter(
-        organization=organization,
-        expired_at=None,
-        account__currency=currency,
+Payer = tuple[UUID, str]  # an organization, and a currency
+
+
+def _sources(payers: Iterable[Payer]) -> dict[Payer, list[tuple[LedgerAccount, int]]]:
+    """Of each the accounts that pay, in their order, with their balances; what it owes comes last.
+
+    All are locked until the end of the transaction.
+    """
+    found: dict[Payer, list[LedgerAccount]] = {payer: [] for payer in payers}
+    mine = LedgerAccount.objects.filter(
+        # Those whose time has passed, too, until they are taken back: what is left of them then is
+        # for what was let in before.
+        Q(kind=A.GRANT, grant__expired_at=None) | Q(kind__in=[A.WALLET, A.RECEIVABLE]),
+        organization_id__in={organization_id for organization_id, _currency in found},
     )
-    first = grants.order_by("expires_at", "id").select_related("account")
-    accounts = [given.account for given in first] + [wallet_of(organization)]
-    return list(zip(accounts, _locked(accounts), strict=True))
+    for account in mine.order_by(F("grant__expires_at").asc(nulls_last=True), "grant__id", "id"):
+        payer = account.organization_id, account.currency
+        if payer in found:
+            found[payer].append(account)
+    accounts = [account for theirs in found.values() for account in theirs]
+    balance = dict(zip(accounts, _locked(accounts), strict=True))
+    order = (A.GRANT, A.WALLET, A.RECEIVABLE)
+    return {
+        payer: [
+            (account, balance[account])
+            for kind in order
+            for account in theirs
+            if account.kind == kind
+        ]
+        for payer, theirs in found.items()
+    }
+
+
+def _spent(
+    organization_id: UUID,
+    revenue: LedgerAccount,
+    nano: int,
+    sources: Sequence[tuple[LedgerAccount, int]],
+) -> list[tuple[LedgerAccount, int]]:
+    """The entries for what was used: taken where there is something, the rest is owed."""
+    entries = [(revenue, nano)]
+    left = nano
+    for account, balance in sources:
+        part = left if account.kind == A.RECEIVABLE else min(left, balance)
+        if part > 0:
+            entries.append((account, -part))
+            left -= part
+    if left:
+        owed = ledger.account(A.RECEIVABLE, revenue.currency, organization_id)
+        entries.append((owed, -left))
+    return entries
 
 
 def _locked(accounts: list[LedgerAccount]) -> list[int]:

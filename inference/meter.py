@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds between looks at the journals
 LONGEST_WAIT = 5.0  # seconds between tries while PostgreSQL is away
-BATCH = 1000  # requests in one transaction
+BATCH = 4000  # requests in one transaction
 CLOSE_EVERY = 60.0  # seconds between looks for leases of gateways that are no more
 MACHINE = ".machine"  # in the folder of the journals: by which leases know it
 

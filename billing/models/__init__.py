@@ -1,5 +1,6 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
+from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
 from billing.models.lease import CreditLease, RunningHold
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
@@ -7,13 +8,16 @@ from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
 from billing.models.price import PriceBook, PriceVersion, Rate
 from billing.models.profile import BillingProfile
+from billing.models.terms import Allowance, Terms
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "Allowance",
     "Balance",
     "BillingProfile",
     "CreditLease",
     "Entry",
+    "GpuUsage",
     "Grant",
     "LedgerAccount",
     "LedgerTransaction",
@@ -23,5 +27,6 @@ __all__ = [
     "PriceVersion",
     "Rate",
     "RunningHold",
+    "Terms",
     "UsageEvent",
 ]

@@ -74,6 +74,7 @@ class Bill(Output):
             now_us(),
             self.client_request_id,
             price.version_id,
+            self.tag,
             self._held,
         )
         self.runtime.journal.admit(record, self.written)

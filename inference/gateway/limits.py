@@ -97,7 +97,7 @@ class Permit:
                 if lease.start <= self._at:  # still the window in which they were set aside
                     tokens = used.prompt_tokens + used.completion_tokens
                     self._limiter._corrected(lease, tokens - (self.tokens or 1))
-            elif lease.counts_at_end and (spend := cost(used, price)):
+            elif lease.counts_at_end and (spend := cost(used, price, price.discount)):
                 self._limiter._corrected(lease, spend)
         if self.purse is None:
             return 0

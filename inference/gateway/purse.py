@@ -130,6 +130,15 @@ def refusal(purse: Purse, nano: int) -> Refusal:
             retry_after=2,
             scope=credit.scope,
         )
+    if there < nano <= there + purse.used - purse.spent and not credit.suspended:
+        return Refusal(
+            429,
+            "What is left of the organization's credit is set aside for its requests that are "
+            "under way. Try again when one of them has ended.",
+            code="rate_limit_exceeded",
+            retry_after=1,
+            scope=credit.scope,
+        )
     what, how = ("credit line", "Ask your operator for a higher one")
     if not credit.postpaid:
         what, how = ("credit", "Top it up")

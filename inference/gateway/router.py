@@ -152,7 +152,7 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
     if endpoint not in instance.endpoints:
         return _not_offered(instance.name, endpoint)
     if instance.replicas and instance.wanted:
-        return None
+        return _unpriced(instance) if instance.price.missing else None
     if sleeps(instance):
         return Asleep(instance)
     if instance.failure:
@@ -181,6 +181,16 @@ def sleeps(instance: Instance) -> bool:
 def _not_offered(model: str, endpoint: str) -> Refusal:
     return Refusal(
         404, f"The model `{model}` does not offer /v1/{endpoint}.", code="unsupported_endpoint"
+    )
+
+
+def _unpriced(instance: Instance) -> Refusal:
+    return Refusal(
+        503,
+        f"The instance `{instance.name}` has no price in {instance.price.currency} yet, so nothing "
+        "is let in. The operator of this service can set one.",
+        code="no_price",
+        headers=b"X-Should-Retry: false\r\n",
     )
 
 

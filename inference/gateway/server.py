@@ -57,7 +57,7 @@ class GatewayRuntime:
         self._env = env
         self._telling: asyncio.Server | None = None
         self.snapshot = snapshot or Snapshot(
-            env.database, env.secret("secret_key"), currency=env.currency, url=env.public_url
+            env.database, env.secret("secret_key"), env.currency, url=env.public_url
         )
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.heads = Heads()

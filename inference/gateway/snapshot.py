@@ -15,14 +15,13 @@ from uuid import UUID
 import psycopg
 
 from inference.engines import ENGINES
+from inference.gateway import prices
 from inference.gateway.tables import (
-    FREE,
     Credit,
     Instance,
     Key,
     Limit,
     Meter,
-    Price,
     Provider,
     Replica,
     Route,
@@ -58,12 +57,12 @@ _INSTANCES = """
             SELECT max(e.at) FROM inference_instanceevent e
             WHERE e.instance_id = i.id AND e.generation = i.generation
                 AND e.reason = 'wake_requested'
-        ) END
+        ) END, model_id
     FROM inference_instance i WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
-    SELECT id, instance_id, address, context_length FROM inference_replica
-    WHERE state = 'ready' AND address <> ''
+    SELECT id, instance_id, address, context_length, gpu_type FROM inference_replica
+    WHERE state = 'ready' AND address <> '' ORDER BY id
 """
 _CREDIT = """
     SELECT o.id, o.slug, p.currency, COALESCE(p.postpaid, false), p.suspended_at IS NOT NULL
@@ -84,15 +83,6 @@ _TARGETS = """
 _PROVIDERS = """
     SELECT id, organization_id, name, base_url, encrypted FROM inference_provider
 """
-# The newest prices of the house that hold for every model; others come with the billing.
-_PRICE = """
-    SELECT version_id, meter, nano FROM billing_rate WHERE version_id = (
-        SELECT v.id FROM billing_priceversion v JOIN billing_pricebook b ON b.id = v.book_id
-        WHERE v.model = '' AND b.organization_id IS NULL AND v.effective_at <= now()
-        ORDER BY v.effective_at DESC LIMIT 1
-    )
-"""
-
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
@@ -101,14 +91,15 @@ class Snapshot:
     """The tables. Read on the hot path by plain look-ups; written by `follow` alone."""
 
     def __init__(
-        self, database: str, secret: str = "", *, currency: str = "USD", url: str = ""
+        self, database: str, secret: str = "", currency: str = "USD", *, url: str = ""
     ) -> None:
-        """`secret` is the installation's own, with which providers' are encrypted; `currency` is
-        of who has not chosen another; `url` is where people find the portal."""
+        """`secret` is the installation's own, with which providers' are encrypted; `currency` that
+        of organizations that have not chosen one; `url` is where people find the portal."""
         self._database = database
         self._secret = secret
         self._currency = currency
         self._url = url
+        self._prices_change_at = float("inf")  # monotonic seconds
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self.instances_by_id: dict[bytes, Instance] = {}
@@ -201,7 +192,7 @@ class Snapshot:
             self.on_change()
             self.loaded_at = time.monotonic()
             until = time.monotonic() + FULL_RELOAD
-            while (left := until - time.monotonic()) > 0:
+            while (left := min(until, self._prices_change_at) - time.monotonic()) > 0:
                 # Taken in first: the connection can ask nothing while it listens.
                 notices = [n.payload async for n in connection.notifies(timeout=left, stop_after=1)]
                 async with asyncio.timeout(LOAD_TIMEOUT):
@@ -246,17 +237,24 @@ class Snapshot:
         routes = await _fetch(connection, _ROUTES)
         targets = await _fetch(connection, _TARGETS)
         providers = await _fetch(connection, _PROVIDERS)
-        price = _price(await _fetch(connection, _PRICE))
+        versions = await _fetch(connection, prices.VERSIONS)
+        currencies = await _fetch(connection, prices.CURRENCIES)
+        discounts = await _fetch(connection, prices.DISCOUNTS)
+        ((changes_in,),) = await _fetch(connection, prices.NEXT)
         # No await from here on: nobody sees it half done.
         self._limits = _limits(limits)
         self._credit = {id_.bytes: self._credit_in(id_, *rest) for id_, *rest in credit}
         made = {instance.id: instance for instance in map(_instance, instances)}
         for instance in made.values():
             instance.limits = self._limits.get(instance.id, ())
-            instance.price = price
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
             _add_replica(made, row, former)
+        now = prices.Prices(versions, currencies, discounts, self._currency)
+        _set_prices(made, instances, replicas, now)
+        # A breath later, so that the database's clock is past it by then.
+        soon = float("inf") if changes_in is None else max(0.0, changes_in) + 0.01
+        self._prices_change_at = time.monotonic() + soon
         self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
         self.routes = {(r.organization_id, r.name): r for r in _routes(routes, targets)}
@@ -318,7 +316,7 @@ class Snapshot:
 
 def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
-    size, seconds, sleeper, failure, stage, typical, woken = rest
+    size, seconds, sleeper, failure, stage, typical, woken, _model = rest
     asleep = desired == "asleep"
     failure = "" if asleep else failure
     return Instance(
@@ -345,7 +343,7 @@ def _instance(row: Row) -> Instance:
 def _add_replica(
     instances: Mapping[bytes, Instance], row: Row, former: Mapping[bytes, Replica]
 ) -> None:
-    id_, instance_id, address, context_length = row
+    id_, instance_id, address, context_length, _gpu_type = row
     instance = instances.get(instance_id.bytes)
     if instance is None:
         return
@@ -406,11 +404,22 @@ def _provider(row: Row, secret: str, former: Mapping[bytes, Provider]) -> Provid
     return Provider(id_.bytes, organization.bytes, name, base_url, plain)
 
 
-def _price(rows: list[Row]) -> Price:
-    if not rows:
-        return FREE
-    rates = {meter: nano for _, meter, nano in rows}
-    return Price(rows[0][0].bytes, **rates)
+def _set_prices(
+    made: Mapping[bytes, Instance], instances: list[Row], replicas: list[Row], now: prices.Prices
+) -> None:
+    """Where replicas run on several types of GPU, the one that has been there longest says which
+    price holds: a request is priced before it is known which replica takes it."""
+    gpu_types: dict[bytes, str] = {}
+    for _id, instance_id, _address, _context, gpu_type in replicas:
+        gpu_types.setdefault(instance_id.bytes, gpu_type)
+    for id_, *_rest, model in instances:
+        instance = made[id_.bytes]
+        instance.price = now.of(
+            instance.organization_id,
+            model=model,
+            engine=instance.engine,
+            gpu_type=gpu_types.get(instance.id, ""),
+        )
 
 
 async def _fetch(connection: Connection, query: Any, parameters: Any = None) -> list[Row]:

@@ -60,6 +60,9 @@ class Price:
     completion: int = 0
     reasoning: int = 0
     request: int = 0  # nano-units for each request
+    discount: int = 0  # basis points off the whole
+    currency: str = ""  # ISO 4217
+    missing: bool = False  # there is none, so nothing is let in (a price of 0 is one)
     costs: bool = field(init=False)  # anything at all
 
     def __post_init__(self) -> None:

@@ -58,8 +58,12 @@ def test_the_end_puts_back_what_it_did_not_cost():
     limiter = Limiter(meter)
     permit = let_in(meter, limiter, acme, 100)
     meter.pass_time(PAUSE)
-    assert refused(meter, limiter, acme, 1).code == "insufficient_quota"
-    assert permit.leave(Usage(), Price(bytes(16), request=30)) == 30
+    assert refused(meter, limiter, acme, 101).code == "insufficient_quota"
+    meter.pass_time(1)
+    waits = refused(meter, limiter, acme, 1)
+    assert (waits.code, waits.retry_after) == ("rate_limit_exceeded", 1)
+    assert "under way" in waits.message
+    assert permit.leave(Usage(1), Price(bytes(16), request=30)) == 30
     let_in(meter, limiter, acme, 70)
 
 
@@ -84,7 +88,7 @@ def test_a_request_that_never_began_costs_nothing():
 def test_an_engine_that_counts_beyond_the_bound_is_paid_the_bound():
     meter, acme = Meter(100), credit()
     permit = let_in(meter, Limiter(meter), acme, 60)
-    assert permit.leave(Usage(), Price(bytes(16), request=1000)) == 60
+    assert permit.leave(Usage(1), Price(bytes(16), request=1000)) == 60
 
 
 def test_too_little_is_told_with_all_that_helps():
@@ -251,7 +255,7 @@ def test_what_is_spent_and_set_aside_is_never_more_than_was_granted(steps):
                 waiting.append((later, ready))
         elif step == "l" and inside:
             permit = inside.pop(number % len(inside))
-            spent += permit.leave(Usage(), Price(bytes(16), request=number))
+            spent += permit.leave(Usage(1), Price(bytes(16), request=number))
         elif step == "g":
             meter.answer(limiter)
         elif step == "r":
