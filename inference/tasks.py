@@ -3,7 +3,7 @@ from uuid import UUID
 
 from celery import shared_task
 
-from inference import alerts, samples
+from inference import alerts, gpu_time, samples
 from inference.models import SloAlert
 from inference.webhooks import NotDelivered
 
@@ -16,6 +16,12 @@ SOON = 5  # seconds: the transaction that made the alert is done by then
 def forget_old_samples() -> int:
     """Delete what engines counted more than 30 days ago; returns how many rows that were."""
     return samples.prune()
+
+
+@shared_task
+def bill_gpu_time() -> int:
+    """Charge what has served since the last time; nano-units."""
+    return gpu_time.bill()
 
 
 @shared_task

@@ -16,6 +16,7 @@ app.conf.beat_schedule = {
         "schedule": crontab(hour="3", minute="10"),
     },
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
+    "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch targets": {"task": "inference.tasks.watch_targets", "schedule": 60},
     "forget old samples": {
         "task": "inference.tasks.forget_old_samples",

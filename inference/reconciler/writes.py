@@ -5,7 +5,7 @@ written, `Overtaken` is raised and the next round looks again.
 """
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -212,10 +212,12 @@ def _serve(replica: Replica, now: datetime) -> None:
 
 
 def _serve_no_more(replica: Replica, at: datetime | None = None) -> None:
-    """Since `at`, as its place tells, or from now on. Clocks of two machines may differ."""
+    """Since `at`, as its place tells, or from now on. Clocks of two machines may differ: what its
+    machine has vouched for, and is billed, it has served."""
     now = timezone.now()
     open_one = ServingInterval.objects.filter(replica=replica, ended_at=None)
-    open_one.update(ended_at=Greatest(F("started_at"), Value(min(at or now, now))))
+    billed = F("started_at") + F("billed_seconds") * Value(timedelta(seconds=1))
+    open_one.update(ended_at=Greatest(billed, Value(min(at or now, now))))
 
 
 def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:
