@@ -183,14 +183,16 @@ def open_writers(machine: UUID) -> set[str]:
 
 
 @transaction.atomic
-def keep_running(organization: Organization, nano_per_hour: int) -> Outlook:
-    """Reserve what its running instances will need. Where not even the `LAST` of it is to be had,
-    the organization is suspended. To be called every minute."""
+def keep_running(organization: Organization, nano_per_hour: int, accrued: int = 0) -> Outlook:
+    """Reserve what its running instances will need, and what they have used and were not charged
+    for. Where not even the `LAST` of it is to be had, the organization is suspended. To be called
+    every minute."""
     lock(organization)
     profile = _profile(organization.id)
     hold, _new = RunningHold.objects.get_or_create(organization=organization)
     there = _standing(organization.id, profile).available + hold.nano
-    hold.nano = min(max(there, 0), _cost(nano_per_hour, HOLD))
+    hold.nano = min(max(there, 0), accrued + cost(nano_per_hour, HOLD))
+    there -= accrued
     time = timedelta(hours=there / nano_per_hour) if nano_per_hour else None
     warn = time is not None and time < WARNING and hold.warned_at is None
     if warn:
@@ -201,10 +203,10 @@ def keep_running(organization: Organization, nano_per_hour: int) -> Outlook:
     if not suspended:
         hold.nano_per_hour = nano_per_hour
     hold.save()
-    if not suspended and there < _cost(nano_per_hour, LAST):
+    if not suspended and there < cost(nano_per_hour, LAST):
         _suspend(profile)
         suspended = True
-    elif suspended and there > _cost(hold.nano_per_hour, HOLD):
+    elif suspended and there > cost(hold.nano_per_hour, HOLD):
         _resume(profile)  # what has stopped could run on: the operator has raised the credit line
         suspended = False
     return Outlook(time, warn, suspended)
@@ -232,10 +234,13 @@ def _resume(profile: BillingProfile) -> None:
 
 def _tell(signal: Signal, organization: Organization) -> None:
     """Whoever hears it, and however that ends: the change itself holds."""
-    transaction.on_commit(lambda: signal.send(sender=BillingProfile, organization=organization))
+    transaction.on_commit(
+        lambda: signal.send_robust(sender=BillingProfile, organization=organization)
+    )
 
 
-def _cost(nano_per_hour: int, time: timedelta) -> int:
+def cost(nano_per_hour: int, time: timedelta) -> int:
+    """Nano-units for that time."""
     return nano_per_hour * int(time.total_seconds()) // 3600
 
 

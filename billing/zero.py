@@ -1,4 +1,4 @@
-"""What happens when credit is used up, in words: said in one place. PURE."""
+"""What happens when credit is used up, in words: said in one place."""
 
 from django.utils.translation import gettext_noop
 
@@ -13,8 +13,3 @@ AT_ZERO = gettext_noop(
     "again within seconds; stopped instances start again when somebody starts them, or by "
     "themselves where that was chosen."
 )
-
-
-def page_of(slug: str) -> str:
-    """The path of the page on which an organization tops up its credit."""
-    return f"/o/{slug}/billing/"

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import psycopg
 
+from billing import top_up
 from inference.engines import ENGINES
 from inference.gateway import prices
 from inference.gateway.tables import (
@@ -278,7 +279,7 @@ class Snapshot:
         return Credit(
             id_.bytes,
             currency=currency or self._currency,
-            page=f"{self._url}/o/{slug}/billing/",
+            page=self._url + top_up.path(slug),
             postpaid=postpaid,
             suspended=suspended,
         )

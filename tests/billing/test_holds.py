@@ -157,8 +157,9 @@ def test_never_more_is_granted_than_there_is(acme: Organization) -> None:
 
 
 @pytest.fixture
-def heard():
-    """What was told of whom."""
+def heard(monkeypatch: pytest.MonkeyPatch):
+    """What was told of whom; nobody is written to."""
+    monkeypatch.setattr("inference.tasks.announce_credit", lambda organization, what: None)
     told: list[tuple[str, UUID]] = []
 
     def suspended(organization: Organization, **given: object) -> None:
