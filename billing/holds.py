@@ -10,6 +10,7 @@ is gone and changes nothing for others.
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -234,9 +235,8 @@ def _resume(profile: BillingProfile) -> None:
 
 def _tell(signal: Signal, organization: Organization) -> None:
     """Whoever hears it, and however that ends: the change itself holds."""
-    transaction.on_commit(
-        lambda: signal.send_robust(sender=BillingProfile, organization=organization)
-    )
+    tell = partial(signal.send_robust, BillingProfile, organization=organization)
+    transaction.on_commit(tell)
 
 
 def cost(nano_per_hour: int, time: timedelta) -> int:
