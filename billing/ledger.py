@@ -54,6 +54,16 @@ def balance(of: LedgerAccount) -> int:
     return Balance.objects.filter(account=of).values_list("nano", flat=True).first() or 0
 
 
+def lock(accounts: Sequence[LedgerAccount]) -> list[int]:
+    """Their balances, which nobody else changes until the end of the transaction."""
+    ids = [account.id for account in accounts]
+    with connection.cursor() as cursor:
+        cursor.execute(_OPEN, [ids])
+        cursor.execute(_LOCK, [ids])
+        found = dict(cursor.fetchall())
+    return [found[id_] for id_ in ids]
+
+
 @transaction.atomic
 def post(
     kind: str,
@@ -176,6 +186,14 @@ def _posted(made: LedgerTransaction) -> dict[UUID, int]:
     return dict(made.entries.values_list("account_id", "nano"))
 
 
+_OPEN = """
+    INSERT INTO billing_ledger_balance (account_id, nano)
+    SELECT id, 0 FROM unnest(%s::uuid[]) AS account (id) ORDER BY id ON CONFLICT DO NOTHING
+"""
+_LOCK = """
+    SELECT account_id, nano FROM billing_ledger_balance WHERE account_id = ANY(%s)
+    ORDER BY account_id FOR UPDATE
+"""
 # In the order in which the amounts are given, so that two who lock the same rows do not cross.
 _ADD = """
     INSERT INTO billing_ledger_balance AS b (account_id, nano)

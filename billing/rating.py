@@ -57,15 +57,21 @@ def rate(finished: Sequence[tuple[Admit, Final]]) -> list[Cost]:
             continue
         rates = rates_of(admit.price_version)
         if not agreed:
-            costs.append(Cost(pricing.cost(final.usage, rates), rates.currency))
+            nano = pricing.cost(final.usage, rates)
+            costs.append(Cost(_within(admit, nano), rates.currency))
             continue
         terms = terms_at(agreed, admit.organization_id, admit.admitted_at_us)
         left = free.left(admit, terms)
         nano, taken = pricing.charge(final.usage, rates, terms.discount if terms else 0, left)
         free.take(admit, taken)
-        costs.append(Cost(nano, rates.currency))
+        costs.append(Cost(_within(admit, nano), rates.currency))
     free.save()
     return costs
+
+
+def _within(admit: Admit, nano: int) -> int:
+    """Nobody pays more than what was set aside for the request, whatever an engine counts."""
+    return min(nano, admit.held) if admit.held else nano
 
 
 @lru_cache(maxsize=MOST_VERSIONS)

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
 from django.utils import timezone
 
-from billing import rating, wallet
+from billing import holds, rating, wallet
 from billing.ledger import Kind
 from billing.rating import Cost
 from billing.usage_record import Admit, Final
@@ -111,14 +111,16 @@ def row(admit: Admit, final: Final, cost: Cost, transaction_id: UUID | None) -> 
     )
 
 
-def ingest(finished: Sequence[tuple[Admit, Final]]) -> int:
+def ingest(finished: Sequence[tuple[Admit, Final]], writer: str = "") -> int:
     """Insert the requests that are not there yet, and charge for them; how many were new.
 
     Idempotent by request id: a replay is a no-op. All or nothing: a failure leaves no half batch.
+    `writer` is of the gateway whose journal they are from, and whose leases of credit they settle.
     """
     if not finished:
         return 0
     with transaction.atomic(), connection.cursor() as cursor:
+        spent = holds.spent_by_new(finished)
         costs = rating.rate(finished)
         # One transaction of the ledger for each payer; its rows know it before it is posted.
         postings: dict[Payer, UUID] = {}
@@ -135,6 +137,7 @@ def ingest(finished: Sequence[tuple[Admit, Final]]) -> int:
         cursor.execute(_TOUCH_KEYS)
         cursor.execute(f"DROP TABLE {_STAGING}")
         _post(postings, new)
+        holds.settle(writer, spent)  # last: whoever takes a lease locks in this order, too
     return sum(count for _, count, *_ in new)
 
 
@@ -163,6 +166,7 @@ def _post(postings: dict[Payer, UUID], new: list[tuple[Any, ...]]) -> None:
 
 def ingest_or_set_aside(
     finished: Sequence[tuple[Admit, Final]],
+    writer: str = "",
 ) -> list[tuple[Admit, Final, DatabaseError]]:
     """Ingest; where the batch is refused, find the rows at fault and return them with the reason.
 
@@ -170,14 +174,15 @@ def ingest_or_set_aside(
     are handled; a database that is away raises OperationalError, and the caller tries again.
     """
     try:
-        ingest(finished)
+        ingest(finished, writer)
     except REFUSALS as error:
         if len(finished) == 1:
             admit, final = finished[0]
             log.error("usage row %s was refused: %s", UUID(bytes=admit.request_id), error)
             return [(admit, final, error)]
         middle = len(finished) // 2
-        return ingest_or_set_aside(finished[:middle]) + ingest_or_set_aside(finished[middle:])
+        first, second = finished[:middle], finished[middle:]
+        return ingest_or_set_aside(first, writer) + ingest_or_set_aside(second, writer)
     return []
 
 

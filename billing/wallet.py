@@ -16,7 +16,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts.models import Organization, User
-from billing import ledger
+from billing import holds, ledger
 from billing.ledger import Kind, Posting
 from billing.models import BillingProfile, Grant, LedgerAccount, LedgerTransaction
 from portal.lib.ids import uuid7
@@ -163,7 +163,7 @@ def pay_in(
     entries = [(ledger.account(A.CASH, currency), -nano)]
     entries += [(receivable, settled)] if settled else []
     entries += [(wallet, nano - settled)] if nano > settled else []
-    return ledger.post(
+    posted = ledger.post(
         kind,
         key,
         entries,
@@ -171,6 +171,8 @@ def pay_in(
         description=description,
         refers_to=refers_to,
     )
+    holds.credited(organization)
+    return posted
 
 
 @transaction.atomic
@@ -206,29 +208,42 @@ def grant(
             description=reason,
             refers_to={"grant": str(given.id)},
         )
+        holds.credited(organization)
     return given
 
 
 def expire_grants(now: datetime | None = None) -> int:
-    """Take back what is left of grants whose time has passed; how many those were."""
+    """Take back what is left of grants whose time has passed; how many those were. What was let in
+    while they had not may still be spent of them: that is taken back once it is not."""
     now = now or timezone.now()
     due = Grant.objects.filter(expires_at__lte=now, expired_at=None)
     over = list(due.select_related("account", "organization"))
-    for given in over:
-        with transaction.atomic():
-            (left,) = _locked([given.account])
-            if left > 0:
-                house = ledger.account(A.PROMOTION, given.account.currency)
-                ledger.post(
-                    Kind.EXPIRY,
-                    f"expiry:{given.id}",
-                    {given.account: -left, house: left},
-                    organization=given.organization,
-                    description=given.reason,
-                    refers_to={"grant": str(given.id)},
-                )
-            Grant.objects.filter(id=given.id).update(expired_at=now)
-    return len(over)
+    return sum(_expire(given, now) for given in over)
+
+
+@transaction.atomic
+def _expire(given: Grant, now: datetime) -> bool:
+    """Whether nothing is left of it."""
+    left, _ = ledger.lock([given.account, wallet_of(given.organization)])
+    expired = Grant.objects.filter(
+        organization=given.organization, expires_at__lte=now, expired_at=None
+    )
+    free = sum(ledger.balance(each.account) for each in expired.select_related("account"))
+    free -= holds.standing(given.organization).held
+    back = min(left, max(free, 0))
+    if back > 0:
+        house = ledger.account(A.PROMOTION, given.account.currency)
+        ledger.post(
+            Kind.EXPIRY,
+            f"expiry:{given.id}:{left}",  # of a grant there is only ever less
+            {given.account: -back, house: back},
+            organization=given.organization,
+            description=given.reason,
+            refers_to={"grant": str(given.id)},
+        )
+    if back < left:
+        return False
+    return bool(Grant.objects.filter(id=given.id, expired_at=None).update(expired_at=now))
 
 
 Payer = tuple[UUID, str]  # an organization, and a currency
@@ -241,9 +256,9 @@ def _sources(payers: Iterable[Payer]) -> dict[Payer, list[tuple[LedgerAccount, i
     """
     found: dict[Payer, list[LedgerAccount]] = {payer: [] for payer in payers}
     mine = LedgerAccount.objects.filter(
-        Q(kind=A.GRANT, grant__expired_at=None)
-        & (Q(grant__expires_at=None) | Q(grant__expires_at__gt=timezone.now()))
-        | Q(kind__in=[A.WALLET, A.RECEIVABLE]),
+        # Those whose time has passed, too, until they are taken back: what is left of them then is
+        # for what was let in before.
+        Q(kind=A.GRANT, grant__expired_at=None) | Q(kind__in=[A.WALLET, A.RECEIVABLE]),
         organization_id__in={organization_id for organization_id, _currency in found},
     )
     for account in mine.order_by(F("grant__expires_at").asc(nulls_last=True), "grant__id", "id"):

@@ -82,6 +82,8 @@ EVENTS: dict[str, Promise] = {
     "slo_missed": _("Target missed"),
     "slo_met": _("Target met again"),
     "reached": _("Reached again"),
+    "credit_low": _("Credit is low"),
+    "credit_used_up": _("Credit used up"),
 }
 
 

@@ -17,6 +17,7 @@ app.conf.beat_schedule = {
     },
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
+    "watch credit": {"task": "inference.tasks.watch_credit", "schedule": 60},
     "watch targets": {"task": "inference.tasks.watch_targets", "schedule": 60},
     "estimate starts": {"task": "inference.tasks.estimate_starts", "schedule": 60},
     "forget old samples": {

@@ -2,6 +2,7 @@
 
 from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
+from billing.models.lease import CreditLease, RunningHold
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
@@ -14,6 +15,7 @@ __all__ = [
     "Allowance",
     "Balance",
     "BillingProfile",
+    "CreditLease",
     "Entry",
     "GpuUsage",
     "Grant",
@@ -24,6 +26,7 @@ __all__ = [
     "PriceBook",
     "PriceVersion",
     "Rate",
+    "RunningHold",
     "Terms",
     "UsageEvent",
 ]

@@ -29,6 +29,7 @@ from inference.gateway import (
     providers,
     response,
     router,
+    spending,
     tokenizer,
     usage,
     waking,
@@ -42,7 +43,7 @@ from inference.gateway.limits import Permit
 from inference.gateway.relay import BrokenStream, Relay, TimedRelay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Asleep, Choice
-from inference.gateway.tables import Instance, Key, Provider, Replica
+from inference.gateway.tables import Credit, Instance, Key, Provider, Replica
 from inference.gateway.tracing import sound
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ MAX_ANSWER = 256 * 1024 * 1024  # bytes of an answer that is not streamed
 BYTES_PER_TOKEN = 4  # of a prompt, roughly; what a limit sets aside until the engine has counted
 
 BROKE_OFF = "The instance failed while it was answering."
+NO_CREDIT_KNOWN = "What the organization may spend is not known yet. Try again in a moment."
 NO_ANSWER = "The instance does not answer. Try again in a moment."
 
 
@@ -289,7 +291,14 @@ class Exchange(Held):
         limits = instance.limits if instance is not None else ()
         if self._entered < 0 and key is not None:
             limits = key.limits + limits
-        if limits and parsed is not None and key is not None:
+        credit: Credit | None = None
+        nano = 0
+        if self._held:
+            self._put_back()  # what was set aside for the way before this one
+        if choice.price.costs and parsed is not None and key is not None:
+            credit = self._credit_of(key)
+            nano = spending.most_of(parsed, self.call.endpoint, choice)
+        if (limits or credit is not None) and parsed is not None and key is not None:
             queue = None
             if instance is not None and (instance.queue_size or self._held_since):
                 queue = self._queue_of(instance)
@@ -301,6 +310,8 @@ class Exchange(Held):
                     tokens=parsed.prompt_size // BYTES_PER_TOKEN + most,
                     queue=queue,
                     ready=self._permitted,
+                    credit=credit,
+                    nano=nano,
                 )
             except Refusal as refusal:
                 if self._other_way(refusal):
@@ -320,12 +331,25 @@ class Exchange(Held):
         size = max(instance.queue_size, waking.AT_LEAST * self.runtime.leases.processes)
         return size, max(instance.queue_seconds, self.runtime.wake_wait)
 
+    def _credit_of(self, key: Key) -> Credit:
+        """Raises Refusal."""
+        if key.credit is None:
+            raise Refusal(503, NO_CREDIT_KNOWN, code="credit_unavailable", retry_after=2)
+        return key.credit
+
+    def _put_back(self) -> None:
+        self._held = 0
+        for permit in self._permits:
+            permit.put_back()
+
     def _other_way(self, refusal: Refusal) -> bool:
-        """Whether an instance that is full leaves another way to go."""
-        return refusal.scope == "instance" and self._at + 1 < len(self._choices)
+        """Whether an instance that is full, or too dear, leaves another way to go."""
+        return refusal.scope in {"instance", "credit"} and self._at + 1 < len(self._choices)
 
     def _let_in(self, permit: Permit) -> None:
         self._permits += (permit,)
+        if permit.purse is not None:
+            self._held = permit.nano
         self.limits_told += permit.headers()
 
     def _permitted(self, outcome: Permit | Refusal) -> None:

@@ -98,6 +98,17 @@ class Parsed:
                 break
         return number
 
+    def texts(self, *names: str) -> int:
+        """How many texts there are in the longest of these lists. Numbers are one text's tokens."""
+        most = 1
+        for name in names:
+            raw = bytes(self._fields.get(name, b""))
+            if raw.startswith(b"["):
+                entries = _list(raw)
+                if entries and not bytes(entries[0])[:1].isdigit():
+                    most = max(most, len(entries))
+        return most
+
     def members(self, *names: str) -> dict[str, Any]:
         """These fields in full, as far as they were given."""
         return {

@@ -56,11 +56,13 @@ class GatewayRuntime:
         self.loop = asyncio.get_running_loop()
         self._env = env
         self._telling: asyncio.Server | None = None
-        self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"), env.currency)
+        self.snapshot = snapshot or Snapshot(
+            env.database, env.secret("secret_key"), env.currency, url=env.public_url
+        )
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.heads = Heads()
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
-        self.leases = Leases(env.meter_socket, self.loop)
+        self.leases = Leases(env.meter_socket, self.loop, self.journal.writer)
         self.limiter = self.leases.limiter
         self.waking = Waking(self.snapshot, self.leases.wake, time.time)
         self.snapshot.on_change = self.waking.changed
@@ -195,6 +197,7 @@ class GatewayRuntime:
                 connection.look(now)
             self._forget_pools()
             self.limiter.forget_old()
+            self.limiter.look_after_credit()
             self.waking.look()
             metrics.BOOK.forget(self.snapshot.instances_by_id)
             if self.access is not None:

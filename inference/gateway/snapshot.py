@@ -15,12 +15,14 @@ from uuid import UUID
 
 import psycopg
 
+from billing import top_up
 from inference.doctor import without_paths
 from inference.engines import ENGINES
 from inference.engines.base import Wire
 from inference.gateway import prices
 from inference.gateway.tables import (
     Adapter,
+    Credit,
     Instance,
     Key,
     Limit,
@@ -71,6 +73,10 @@ _ADAPTERS = """
     SELECT id, instance_id, name, created_at, CASE WHEN state = 'failed' THEN message ELSE '' END
     FROM inference_adapter WHERE removed_at IS NULL AND state <> 'removing'
 """
+_CREDIT = """
+    SELECT o.id, o.slug, p.currency, COALESCE(p.postpaid, false), p.suspended_at IS NOT NULL
+    FROM accounts_organization o LEFT JOIN billing_profile p ON p.organization_id = o.id
+"""
 _LIMITS = """
     SELECT id, scope, meter, "window", amount,
         COALESCE(instance_id, api_key_id, membership_id, organization_id)
@@ -93,12 +99,15 @@ Connection = psycopg.AsyncConnection[Row]
 class Snapshot:
     """The tables. Read on the hot path by plain look-ups; written by `follow` alone."""
 
-    def __init__(self, database: str, secret: str = "", currency: str = "USD") -> None:
+    def __init__(
+        self, database: str, secret: str = "", currency: str = "USD", *, url: str = ""
+    ) -> None:
         """`secret` is the installation's own, with which providers' are encrypted; `currency` that
-        of organizations that have not chosen one."""
+        of organizations that have not chosen one; `url` is where people find the portal."""
         self._database = database
         self._secret = secret
         self._currency = currency
+        self._url = url
         self._prices_change_at = float("inf")  # monotonic seconds
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
@@ -108,6 +117,7 @@ class Snapshot:
         self.providers: dict[bytes, Provider] = {}
         self.origins: set[str] = set()  # of browser programs, over all keys
         self._limits: dict[bytes, tuple[Limit, ...]] = {}  # by the id of whose they are
+        self._credit: dict[bytes, Credit] = {}  # by organization
         self._digests: dict[bytes, bytes] = {}  # key id → digest
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
@@ -229,6 +239,7 @@ class Snapshot:
             await self._load_rest(connection)
             for key in self.keys.values():
                 key.limits = self._limits_of(key)
+                key.credit = self._credit_of(key)
 
     async def _load_rest(self, connection: Connection) -> None:
         """All but the keys."""
@@ -236,6 +247,7 @@ class Snapshot:
         replicas = await _fetch(connection, _REPLICAS)
         adapters = await _fetch(connection, _ADAPTERS)
         limits = await _fetch(connection, _LIMITS)
+        credit = await _fetch(connection, _CREDIT)
         routes = await _fetch(connection, _ROUTES)
         targets = await _fetch(connection, _TARGETS)
         providers = await _fetch(connection, _PROVIDERS)
@@ -245,6 +257,7 @@ class Snapshot:
         ((changes_in,),) = await _fetch(connection, prices.NEXT)
         # No await from here on: nobody sees it half done.
         self._limits = _limits(limits)
+        self._credit = {id_.bytes: self._credit_in(id_, *rest) for id_, *rest in credit}
         made = {instance.id: instance for instance in map(_instance, instances)}
         for instance in made.values():
             instance.limits = self._limits.get(instance.id, ())
@@ -279,6 +292,22 @@ class Snapshot:
             + limits.get(key.organization_id, ())
         )
 
+    def _credit_in(
+        self, id_: UUID, slug: str, currency: str | None, postpaid: bool, suspended: bool
+    ) -> Credit:
+        return Credit(
+            id_.bytes,
+            currency=currency or self._currency,
+            page=self._url + top_up.path(slug),
+            postpaid=postpaid,
+            suspended=suspended,
+        )
+
+    def _credit_of(self, key: Key) -> Credit:
+        """One that was founded a moment ago is as any that has paid nothing in yet."""
+        known = self._credit.get(key.organization_id)
+        return known or Credit(key.organization_id, currency=self._currency, page=self._url)
+
     def _gather_origins(self) -> None:
         self.origins = {origin for key in self.keys.values() for origin in key.origins}
 
@@ -294,6 +323,7 @@ class Snapshot:
             membership_id=membership.bytes if membership else b"",
         )
         key.limits = self._limits_of(key)
+        key.credit = self._credit_of(key)
         self.keys[bytes(digest)] = key
         self._digests[key.id] = bytes(digest)
         self._unknown.pop(bytes(digest), None)

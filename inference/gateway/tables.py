@@ -17,6 +17,7 @@ class Meter(StrEnum):
     TOKENS = "tokens"  # prompt and completion
     CONCURRENT = "concurrent"  # requests under way
     SPEND = "spend"  # nano-units of the organization's currency
+    CREDIT = "credit"  # likewise, of what it has: a limit that nobody sets
 
 
 class Window(StrEnum):
@@ -25,7 +26,7 @@ class Window(StrEnum):
     MINUTE = "minute"
     DAY = "day"
     MONTH = "month"
-    NOW = "now"  # of CONCURRENT, which has no window
+    NOW = "now"  # of CONCURRENT and CREDIT, which have no window
 
 
 @dataclass(slots=True, frozen=True)
@@ -35,6 +36,20 @@ class Limit:
     meter: Meter
     window: Window
     amount: int
+
+
+@dataclass(slots=True, frozen=True)
+class Credit(Limit):
+    """What an organization may spend. Its id is the organization's."""
+
+    scope: str = "credit"
+    meter: Meter = Meter.CREDIT
+    window: Window = Window.NOW
+    amount: int = 0  # billing knows
+    currency: str = ""  # ISO 4217
+    page: str = ""  # address of the page to top it up
+    postpaid: bool = False  # it is a credit line
+    suspended: bool = False  # used up: nothing that costs is let in
 
 
 @dataclass(slots=True, frozen=True)
@@ -50,6 +65,11 @@ class Price:
     discount: int = 0  # basis points off the whole
     currency: str = ""  # ISO 4217
     missing: bool = False  # there is none, so nothing is let in (a price of 0 is one)
+    costs: bool = field(init=False)  # anything at all
+
+    def __post_init__(self) -> None:
+        rates = self.prompt, self.cached, self.completion, self.reasoning, self.request
+        object.__setattr__(self, "costs", any(rates))
 
 
 FREE = Price(bytes(16))
@@ -147,3 +167,4 @@ class Key:
     limits: tuple[Limit, ...] = ()  # its own, its maker's and its organization's
     origins: frozenset[str] = frozenset()  # browser origins that may use it; "*": any
     membership_id: bytes = b""  # of who made it
+    credit: Credit | None = None  # its organization's; None: not known yet

@@ -12,6 +12,8 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
+from billing.models import BillingProfile
+from billing.running import Hours, Running
 from inference.engines import ENGINES
 from inference.engines.base import BadSetting, says_when_idle
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage, settled
@@ -103,6 +105,8 @@ class Instance(Changes, models.Model):
     # Whether this generation may end its forerunner before it is ready, for want of room.
     replaces_at_once = models.BooleanField(default=False)
     approval = models.CharField(max_length=8, choices=Approval, blank=True, default="")
+    # It was to run and did not, for the organization's credit was used up.
+    stopped_for_credit = models.BooleanField(default=False)
 
     state = models.CharField(
         max_length=16,
@@ -231,6 +235,17 @@ class Instance(Changes, models.Model):
             by,
         )
 
+    def stop_for_credit(self) -> bool:
+        """The credit is used up that it would cost. False where it is not to run."""
+        return self._want(
+            Desired.STOPPED,
+            models.Q(desired=Desired.RUNNING),
+            "credit_used_up",
+            gettext_noop("The credit is used up, so it was stopped."),
+            None,
+            stopped_for_credit=True,
+        )
+
     def request_sleep(self, by: User | None) -> bool:
         """Free what it holds until a request or a person wakes it. False unless it is to run."""
         return self._want(
@@ -349,6 +364,22 @@ class Instance(Changes, models.Model):
         self._clean_only(*fields)
         self.save(update_fields=fields)
 
+    def _lacks_credit(self) -> bool:
+        """Whether it would cost something by the hour, and there is nothing to pay it."""
+        suspended = BillingProfile.objects.filter(
+            organization_id=self.organization_id, suspended_at__isnull=False
+        )
+        return suspended.exists() and self.hourly_cost(Hours(self.organization)) > 0
+
+    def hourly_cost(self, hours: Hours) -> int:
+        """Nano-units for an hour of one replica of it, on the GPUs of its newest."""
+        replica = self.replicas.first()
+        gpu_type = replica.gpu_type if replica is not None else ""
+        known = gpu_type or not self.gpu_count
+        return hours.cost(
+            Running(self.model_id, self.engine, self.gpu_count, gpu_type if known else None)
+        )
+
     def note(
         self,
         reason: str,
@@ -400,6 +431,12 @@ class Instance(Changes, models.Model):
         starts = afresh and desired == Desired.RUNNING
         alive = type(self).objects.filter(id=self.id, deleted_at=None)
         alive.select_for_update().first()  # of two at the same time, the second sees the first
+        if desired == Desired.RUNNING and self._lacks_credit():
+            if alive.filter(stopped_for_credit=False).update(stopped_for_credit=True):
+                message = gettext_noop("The credit is used up, so it was not started.")
+                self.note("credit_used_up", message, by=by)
+            self.refresh_from_db()
+            return False
         changed = (
             alive.filter(only_if)
             .exclude(desired=Desired.DELETED)
@@ -419,6 +456,7 @@ class Instance(Changes, models.Model):
 
 
 _AFRESH: dict[str, object] = {
+    "stopped_for_credit": False,
     "sleeps_by_schedule": False,
     "rollout_reason": "",
     "rollout_message": "",

@@ -19,6 +19,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
+from billing import top_up
 from inference import attempts, engine_log, fit_words, headline, insights, words
 from inference.headline import Number
 from inference.insights import Range
@@ -156,6 +157,7 @@ def common(request: TenantRequest, instance: Instance, replica: Replica | None) 
         "sleeps": instance.desired == Desired.ASLEEP,
         "rolling": to_run and replica is not None and replica.generation != instance.generation,
         "sentence": words.sentence(instance),
+        "billing_page": top_up.path(request.organization.slug),
         "remedy": words.remedy(instance.reason),
         "again_in": _seconds_until(instance),
         "attempt": instance.attempts + 1 if instance.attempts else 0,
