@@ -157,10 +157,16 @@ SIGNS: tuple[Sign, ...] = (
     *_sign(
         Code.KILLED,
         r"Failed core proc\(s\): \{[^}]*: -9\b",
+        r"Worker proc \S+ died unexpectedly \(exit code: (?:-9|None)\)",
         # It has gone without a word of its own.
         r"(?s)\A(?!.*EngineCore failed to start).*Failed core proc\(s\): \{\}",
+        r"(?s)\A(?!.*EngineCore encountered a fatal).*engine core exited unexpectedly",
     ),
-    *_sign(Code.SIGNAL, r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b"),
+    *_sign(
+        Code.SIGNAL,
+        r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b",
+        r"Worker proc \S+ died unexpectedly \(exit code: -(?P<signal>\d+)\)",
+    ),
     *_sign(
         Code.BAD_SETTING,
         r"validation errors? for (?:Vllm|Engine|Model|Cache|Speculative)\w*(?:Config|Args)",

@@ -26,9 +26,9 @@ def roll(*options: str, within: float) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.timeout(400)  # a busy machine takes its time
+@pytest.mark.timeout(900)  # 60 s on a quiet machine, 200 seen on a busy one
 def test_a_deploy_under_50_streams_cuts_none() -> None:
-    found = roll("--streams", "50", "--deploys", "1", "--delay", "0.2", within=380)
+    found = roll("--streams", "50", "--deploys", "1", "--delay", "0.2", within=880)
     assert found["deploys"] == 1
 
 

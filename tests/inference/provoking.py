@@ -35,7 +35,8 @@ class Provocation:
     settings: dict[str, int | str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()  # what the adapter does not write on a CPU
     limit: int = 0  # bytes of address space
-    kill: str = ""  # whom to kill while the model loads: a word of its command line
+    kill: str = ""  # whom to kill: a word of its command line
+    when: str = LOADING  # a word of the log at which it is killed
     chat: bool = False  # ask it something once it serves
     python: Callable[[Path, Path], Path] = lambda python, scratch: python
     draft: Callable[[Path], None] | None = None  # of a draft model's folder, a copy too
@@ -121,6 +122,8 @@ PROVOCATIONS: dict[str, Provocation] = {
     "damaged_environment": Provocation(python=lacking("msgspec")),
     "killed": Provocation(kill="api_server"),
     "killed_core": Provocation(kill="EngineCore"),
+    "killed_serving_core": Provocation(kill="EngineCore", when=SERVING),
+    "killed_serving_worker": Provocation(kill="Worker", when=SERVING),
     "no_chat_template": Provocation(without_template, chat=True),
     "healthy": Provocation(),
 }
@@ -157,7 +160,7 @@ def provoke(name: str, python: Path, scratch: Path) -> tuple[int | None, str]:
             start_new_session=True,
         )
         try:
-            code = _end(process, provocation.kill, log)
+            code = _end(process, provocation, log)
             if code is None and provocation.chat:
                 _chat(socket)
             return code, log.read_text(errors="replace")
@@ -187,15 +190,16 @@ def _limiter(size: int) -> Callable[[], None] | None:
     return (lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))) if size else None
 
 
-def _end(process: "subprocess.Popen[bytes]", kill: str, log: Path) -> int | None:
+def _end(process: "subprocess.Popen[bytes]", provocation: Provocation, log: Path) -> int | None:
     """Its exit code; None once it serves."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None:
         assert time.monotonic() < deadline, "it neither serves nor ends"
         text = log.read_text(errors="replace")
-        if SERVING in text:
+        kill = provocation.kill
+        if SERVING in text and not kill:
             return None
-        if kill and LOADING in text and (victim := _of_session(process.pid, kill)):
+        if kill and provocation.when in text and (victim := _of_session(process.pid, kill)):
             os.kill(victim, signal.SIGKILL)
         time.sleep(0.2)
     return process.returncode

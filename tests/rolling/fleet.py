@@ -16,7 +16,7 @@ from tests.storm.machine import Machine
 
 FAKE_ENGINE = f"{sys.executable} -m tests.fakes.engine"
 READY = 900.0  # seconds; a real engine on a busy machine takes its time
-START = 60.0
+START = 300.0
 # In the order of a deploy. The gateway's new workers come before the old ones go.
 DEPLOYED = ("gateway", "web", "meter", "worker", "beat", "controller", "node")
 

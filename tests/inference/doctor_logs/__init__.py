@@ -37,6 +37,8 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "full_disk": (1, Code.DISK, {}),
     "killed": (-9, Code.KILLED, {}),
     "killed_core": (1, Code.KILLED, {}),
+    "killed_serving_core": (0, Code.KILLED, {}),
+    "killed_serving_worker": (0, Code.KILLED, {}),
     "no_chat_template": (None, Code.NO_CHAT_TEMPLATE, {}),
 }
 QUOTED: dict[str, tuple[Code, dict[str, int]]] = {
