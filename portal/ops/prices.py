@@ -134,7 +134,7 @@ def _initial(versions: list[PriceVersion]) -> dict[str, Any]:
     for version in versions:
         whole = not (version.model or version.engine or version.gpu_type or version.ends)
         if whole and version.effective_at <= now:
-            return {meter: price_list.amount(nano) for meter, nano in version.nano.items()}
+            return {meter: f"{price_list.amount(nano):f}" for meter, nano in version.nano.items()}
     return {}
 
 

@@ -24,7 +24,14 @@ AXE = {
         "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     }
 }
-SIGNED_OUT = ["/", "/account/login/", "/account/signup/", "/account/password/reset/", "/outbox/"]
+SIGNED_OUT = [
+    "/",
+    "/pricing/",
+    "/account/login/",
+    "/account/signup/",
+    "/account/password/reset/",
+    "/outbox/",
+]
 SIGNED_IN = [
     "/o/pages/",
     "/o/pages/models/",
