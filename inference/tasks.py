@@ -4,7 +4,7 @@ from uuid import UUID
 from celery import shared_task
 
 from accounts.models import Organization
-from inference import alerts, credit_watch, gpu_time, samples
+from inference import alerts, credit_watch, fit_records, gpu_time, samples
 from inference.models import SloAlert
 from inference.webhooks import NotDelivered
 
@@ -17,6 +17,12 @@ SOON = 5  # seconds: the transaction that made the alert is done by then
 def forget_old_samples() -> int:
     """Delete what engines counted more than 30 days ago; returns how many rows that were."""
     return samples.prune()
+
+
+@shared_task
+def estimate_starts() -> int:
+    """Work out what was to be expected of the starts that were measured; returns of how many."""
+    return fit_records.estimate_new()
 
 
 @shared_task

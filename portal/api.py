@@ -19,6 +19,8 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.price_api import PriceViewSet
+from inference.adapters_api import AdapterViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -32,10 +34,12 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("keys", accounts.KeyViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
+    ("adapters", AdapterViewSet),
     ("routes", RouteViewSet),
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("prices", PriceViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

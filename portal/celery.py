@@ -19,6 +19,7 @@ app.conf.beat_schedule = {
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch credit": {"task": "inference.tasks.watch_credit", "schedule": 60},
     "watch targets": {"task": "inference.tasks.watch_targets", "schedule": 60},
+    "estimate starts": {"task": "inference.tasks.estimate_starts", "schedule": 60},
     "forget old samples": {
         "task": "inference.tasks.forget_old_samples",
         "schedule": crontab(hour="3", minute="40"),

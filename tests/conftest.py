@@ -3,10 +3,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.db import connections
-from django.test import override_settings
+from django.db.models.signals import post_migrate
+from django.test import TransactionTestCase, override_settings
+from pytest_django.plugin import DjangoDbBlocker
 
+from billing.apps import price_the_default_currency
 from tests.cast import (
     acme,
     alice,
@@ -46,6 +50,30 @@ def plain_static() -> Iterator[None]:
     """Pages of in-process tests name static files as they are; `modelport up` collects them."""
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     with override_settings(STORAGES=settings.STORAGES | {"staticfiles": plain}):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def seeds(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """What migrations have written is there for every test: one that commits ends with all tables
+    empty, and the next may need a price."""
+    with django_db_blocker.unblock():
+        made = [
+            row
+            for model in apps.get_models()
+            if model._meta.app_label in {"accounts", "billing", "inference"}
+            for row in model._base_manager.all()
+        ]
+    post_migrate.disconnect(price_the_default_currency, sender=apps.get_app_config("billing"))
+    emptied = TransactionTestCase._fixture_teardown
+
+    def teardown(test: TransactionTestCase) -> None:
+        emptied(test)
+        for row in made:
+            row.save_base(raw=True, force_insert=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", teardown)
         yield
 
 

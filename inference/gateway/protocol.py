@@ -40,7 +40,7 @@ from inference.gateway.errors import Refusal
 from inference.gateway.events import EventRelay
 from inference.gateway.held import Held
 from inference.gateway.limits import Permit
-from inference.gateway.relay import BrokenStream, Relay
+from inference.gateway.relay import BrokenStream, Relay, TimedRelay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Asleep, Choice
 from inference.gateway.tables import Credit, Instance, Key, Provider, Replica
@@ -222,6 +222,8 @@ class Exchange(Held):
             )
             if parsed.background or parsed.needs_kept:
                 self._choices = router.that_keep(self._choices)
+            if parsed.n > 1 or parsed.several_prompts:
+                self._choices = router.that_count_all(self._choices)
         except Asleep as asleep:
             self._wait_for(asleep.instance, key, parsed)
         except Refusal as refusal:
@@ -259,7 +261,7 @@ class Exchange(Held):
 
     def _refuse_booked(self, refusal: Refusal, key: Key, parsed: Parsed) -> None:
         """Their instance cannot take it: that is a row for its owner to see. Else raises it."""
-        instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
+        instance = router.instance_named(self.runtime.snapshot, key.organization_id, parsed.model)
         if (
             instance is None
             or not router.allowed(key, parsed.model)
@@ -420,7 +422,8 @@ class Exchange(Held):
         if isinstance(where, Provider):
             self.served_by = b"X-Modelport-Provider: %b\r\n" % where.name.encode()
         else:
-            self.served_by = b"X-Modelport-Instance: %b\r\n" % choice.model.encode()
+            name = choice.model if choice.instance is None else choice.instance.name
+            self.served_by = b"X-Modelport-Instance: %b\r\n" % name.encode()
         if parsed is None:
             return b"%b /v1/%b HTTP/1.1\r\nHost: engine\r\nX-Request-Id: %b\r\n%b\r\n" % (
                 self.method,
@@ -428,8 +431,10 @@ class Exchange(Held):
                 self.shown_id,
                 b"" if self.method == b"GET" else b"Content-Length: 0\r\n",
             )
+        timed = choice.instance is not None and choice.instance.wire.timings
         if parsed.stream:
-            self._relay = events.of(self.call.endpoint) or Relay(
+            relay = TimedRelay if timed else Relay
+            self._relay = events.of(self.call.endpoint, timed=timed) or relay(
                 include_usage=parsed.include_usage,
                 continuous_usage=parsed.continuous_usage,
                 n=parsed.n,
@@ -438,7 +443,7 @@ class Exchange(Held):
         if isinstance(where, Provider):
             body = parsed.body_for(choice.model, provider=True)
             return providers.request(where, self.call.path, self.shown_id, body)
-        body = parsed.body_for(choice.model)
+        body = parsed.body_for(choice.model, timings=timed)
         trace = b""
         if parent := self.span.header if self.span else sound(self.traceparent):
             trace = b"Traceparent: %b\r\n" % parent
@@ -698,7 +703,9 @@ class Exchange(Held):
             if choice.instance is not None and choice.instance.replicas:
                 pool = self.runtime.pool(choice.instance.replicas[0].address)
                 text = "".join(relay.delivered)
-                counting = tokenizer.count(pool, choice.model, self._parsed, used, text)
+                counting = tokenizer.count(
+                    pool, choice.instance.wire, choice.model, self._parsed, used, text
+                )
                 self.ended = True
                 self.runtime.later(self._count_first(counting, used, outcome, status, finish, then))
                 return

@@ -29,6 +29,7 @@ _not_brackets = bytes(set(range(256)) - set(b'"{}[]'))
 
 _ALL_USAGE = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
+_YES = msgspec.Raw(b"true")
 
 
 def _unlisted(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
@@ -67,17 +68,20 @@ class Parsed:
         """Its bytes."""
         return len(self._body)
 
-    def body_for(self, model: str, *, provider: bool = False) -> bytes:
+    def body_for(self, model: str, *, provider: bool = False, timings: bool = False) -> bytes:
         """The body for whoever knows the model by this name.
 
-        vLLM tells the running usage on each chunk when asked; a provider may not know that option.
+        vLLM tells the running usage on each chunk when asked; a provider may not know that option,
+        and llama.cpp tells it by `timings`.
         """
-        if model == self.model and not (provider and self.stream):
+        if model == self.model and not ((provider or timings) and self.stream):
             return self._body
         fields = dict(self._fields)
         fields["model"] = msgspec.Raw(_encode(model))
         if provider and fields.get("stream_options") is _ALL_USAGE:
             fields["stream_options"] = _USAGE
+        if timings and self.stream:
+            fields["timings_per_token"] = _YES
         return _encode(fields)
 
     def affinity(self) -> int:

@@ -9,15 +9,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
 from billing import top_up
+from inference.doctor import without_paths
 from inference.engines import ENGINES
+from inference.engines.base import Wire
 from inference.gateway import prices
 from inference.gateway.tables import (
+    Adapter,
     Credit,
     Instance,
     Key,
@@ -62,8 +66,12 @@ _INSTANCES = """
     FROM inference_instance i WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
-    SELECT id, instance_id, address, context_length, gpu_type FROM inference_replica
+    SELECT id, instance_id, address, context_length, gpu_type, adapters FROM inference_replica
     WHERE state = 'ready' AND address <> '' ORDER BY id
+"""
+_ADAPTERS = """
+    SELECT id, instance_id, name, created_at, CASE WHEN state = 'failed' THEN message ELSE '' END
+    FROM inference_adapter WHERE removed_at IS NULL AND state <> 'removing'
 """
 _CREDIT = """
     SELECT o.id, o.slug, p.currency, COALESCE(p.postpaid, false), p.suspended_at IS NOT NULL
@@ -105,6 +113,7 @@ class Snapshot:
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self.instances_by_id: dict[bytes, Instance] = {}
         self.routes: dict[tuple[bytes, str], Route] = {}  # by organization and name
+        self.adapters: dict[tuple[bytes, str], Adapter] = {}  # by organization and name
         self.providers: dict[bytes, Provider] = {}
         self.origins: set[str] = set()  # of browser programs, over all keys
         self._limits: dict[bytes, tuple[Limit, ...]] = {}  # by the id of whose they are
@@ -130,6 +139,9 @@ class Snapshot:
 
     def routes_of(self, organization_id: bytes) -> list[Route]:
         return [r for (owner, _), r in self.routes.items() if owner == organization_id]
+
+    def adapters_of(self, organization_id: bytes) -> list[Adapter]:
+        return [a for (owner, _), a in self.adapters.items() if owner == organization_id]
 
     async def look_up(self, digest: bytes) -> Key | None:
         """A key that was made so lately that its notice is still on its way."""
@@ -233,6 +245,7 @@ class Snapshot:
         """All but the keys."""
         instances = await _fetch(connection, _INSTANCES)
         replicas = await _fetch(connection, _REPLICAS)
+        adapters = await _fetch(connection, _ADAPTERS)
         limits = await _fetch(connection, _LIMITS)
         credit = await _fetch(connection, _CREDIT)
         routes = await _fetch(connection, _ROUTES)
@@ -250,14 +263,20 @@ class Snapshot:
             instance.limits = self._limits.get(instance.id, ())
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
-            _add_replica(made, row, former)
+            _add_replica(made, row[:5], former)
+        loaded = {row[0].bytes: set(row[-1]) for row in replicas}
         now = prices.Prices(versions, currencies, discounts, self._currency)
-        _set_prices(made, instances, replicas, now)
+        _set_prices(made, instances, [row[:5] for row in replicas], now)
         # A breath later, so that the database's clock is past it by then.
         soon = float("inf") if changes_in is None else max(0.0, changes_in) + 0.01
         self._prices_change_at = time.monotonic() + soon
         self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
+        self.adapters = {
+            (adapter.instance.organization_id, adapter.name): adapter
+            for row in adapters
+            if (adapter := _adapter(row, made, loaded)) is not None
+        }
         self.routes = {(r.organization_id, r.name): r for r in _routes(routes, targets)}
         self.providers = {
             provider.id: provider
@@ -319,7 +338,7 @@ def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
     size, seconds, sleeper, failure, stage, typical, woken, _model = rest
     asleep = desired == "asleep"
-    failure = "" if asleep else failure
+    failure = "" if asleep else without_paths(failure)
     return Instance(
         id_.bytes,
         organization.bytes,
@@ -328,6 +347,7 @@ def _instance(row: Row) -> Instance:
         _endpoints(engine, settings),
         created,
         engine,
+        _wire(engine),
         wanted=desired == "running",
         asleep=asleep,
         waited_for=asleep
@@ -356,10 +376,33 @@ def _add_replica(
         instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
 
 
+def _adapter(
+    row: Row, instances: Mapping[bytes, Instance], loaded: Mapping[bytes, set[str]]
+) -> Adapter | None:
+    """`loaded` are the ids of the adapters that each replica has."""
+    id_, instance_id, name, created, failure = row
+    instance = instances.get(instance_id.bytes)
+    if instance is None:
+        return None
+    having = [replica for replica in instance.replicas if str(id_) in loaded[replica.id]]
+    return Adapter(
+        name,
+        created,
+        replace(instance, replicas=having),
+        failure,
+        loading=bool(instance.replicas and instance.wanted and not having),
+    )
+
+
 def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
     known = ENGINES.get(engine)
     paths = known.endpoints(settings) if known else frozenset()
     return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+def _wire(engine: str) -> Wire:
+    known = ENGINES.get(engine)
+    return known.wire if known else Wire()
 
 
 def _limits(rows: list[Row]) -> dict[bytes, tuple[Limit, ...]]:

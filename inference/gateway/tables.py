@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from inference.engines.base import Wire
+
 
 class Meter(StrEnum):
     """What a limit counts."""
@@ -93,6 +95,7 @@ class Instance:
     endpoints: frozenset[str]  # paths under /v1 that its engine offers
     created_at: datetime
     engine: str = "vllm"
+    wire: Wire = Wire()  # how that engine's answers are counted
     wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
     limits: tuple[Limit, ...] = ()
     asleep: bool = False  # it is to sleep until a request or a person wakes it
@@ -105,6 +108,17 @@ class Instance:
     queue_seconds: int = 30
     price: Price = FREE
     replicas: list[Replica] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Adapter:
+    """A LoRA adapter of an instance: a name of its own for some of its replicas."""
+
+    name: str
+    created_at: datetime
+    instance: Instance  # as this adapter has it: only the replicas that have loaded it
+    failure: str = ""  # why it cannot be loaded, a sentence for people
+    loading: bool = False  # its instance serves, and has not loaded it (yet)
 
 
 @dataclass(slots=True, eq=False)

@@ -45,6 +45,7 @@ class Environment:
     model_folders: tuple[Path, ...]
     models_kept_days: int  # how long a downloaded model stays unused; 0: until space is needed
     vllm_command: str  # empty: the installed environment's own launch command
+    llama_cpp_command: str
     torch_cpu_index: str
     engine_walls: str  # "auto": where the machine can, "require": no engine without, "off"
     keep_engines: bool  # whether they go on running when `modelport up` ends
@@ -54,6 +55,7 @@ class Environment:
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
+    drain: int  # seconds that answers under way have when a gateway of its own is told to end
     access_log: str  # a path, "-" for standard output, empty for none
 
     @property
@@ -69,7 +71,8 @@ class Environment:
 
     def own_command(self, engine: str) -> str:
         """The operator's own launch command of this engine; empty: its environment's."""
-        return self.vllm_command if engine == "vllm" else ""
+        commands = {"vllm": self.vllm_command, "llama_cpp": self.llama_cpp_command}
+        return commands.get(engine, "")
 
     def make_run_dir(self) -> None:
         """Make the folder, and see that it is ours alone where others may make folders too.
@@ -283,6 +286,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         model_folders=folders,
         models_kept_days=_days(environ, "MODELPORT_MODELS_KEPT_DAYS", 90),
         vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
+        llama_cpp_command=environ.get("MODELPORT_LLAMA_CPP_COMMAND", ""),
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
@@ -293,6 +297,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
+        drain=_seconds(environ, "DRAIN_SECONDS", 600),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
     )

@@ -11,6 +11,8 @@ urlpatterns = [
     path("approvals/", approvals.index, name="ops-approvals"),
     path("approvals/<uuid:instance_id>/<slug:verb>/", approvals.decide, name="ops-decide"),
     path("prices/", prices.index, name="ops-prices"),
+    path("prices/new/", prices.open_book, name="ops-price-book"),
+    path("tenants/<uuid:organization_id>/terms/", prices.terms, name="ops-terms"),
     path("failures/", failures.index, name="ops-failures"),
     path("failures/<uuid:replica_id>/", failures.show, name="ops-failure"),
 ]

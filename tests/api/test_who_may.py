@@ -40,6 +40,9 @@ ROUTES = [
     ("post", "instances/{instance}/revisions/", {"settings": {"max_model_len": 512}}, USERS),
     ("post", "instances/{instance}/sleep/", {}, USERS),
     ("post", "instances/{instance}/wake/", {}, USERS),
+    ("get", "adapters/", None, EVERYONE),
+    ("get", "adapters/{adapter}/", None, EVERYONE),
+    ("delete", "adapters/{adapter}/", None, USERS),
     ("get", "routes/", None, EVERYONE),
     ("post", "routes/", {"name": "new", "targets": [{"instance": "{instance}"}]}, USERS),
     ("get", "routes/{route}/", None, EVERYONE),
@@ -50,6 +53,8 @@ ROUTES = [
     ("get", "providers/{provider}/", None, EVERYONE),
     ("post", "providers/{provider}/rotate/", {"secret": "sk-2"}, MANAGERS),
     ("delete", "providers/{provider}/", None, MANAGERS),
+    ("get", "prices/", None, EVERYONE),
+    ("get", "prices/terms/", None, EVERYONE),
     ("get", "limits/", None, EVERYONE),
     ("get", "limits/{limit}/", None, EVERYONE),
     ("patch", "limits/{limit}/", {"amount": 5}, MANAGERS),
@@ -75,6 +80,7 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
     invitation = Invitation.send(alice.memberships.get(), "guest@acme.example", Role.VIEWER)
     key, _ = ApiKey.issue(acme, alice, "server")
     instance = an_instance(acme, "demo")
+    adapter = instance.adapters.create(organization=acme, name="tone", rank=4)
     owner = alice.memberships.get()
     Limit.set_for(acme, {(Meter.TOKENS, Window.DAY): 100}, by=owner)
     return {
@@ -83,6 +89,7 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
         "key": key.id,
         "acme": acme.id,
         "instance": instance.id,
+        "adapter": adapter.id,
         "route": Route.make(acme, alice, name="chat", ways=[Way(instance)]).id,
         "provider": a_provider(acme, alice).id,
         "limit": Limit.objects.get().id,

@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("inference", "0010_billed_serving"),
+        ("inference", "0011_billed_serving"),
     ]
 
     operations = [

@@ -24,7 +24,7 @@ DROP FUNCTION modelport_notify_gateways_of_credit();
 class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0004_browser_origins"),
-        ("billing", "0010_priced_usage"),
+        ("billing", "0007_priced_usage"),
     ]
 
     operations = [

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     dependencies = [
         ("accounts", "0004_browser_origins"),
-        ("inference", "0006_replica_asleep"),
+        ("inference", "0010_replica_chats"),
     ]
 
     operations = [
