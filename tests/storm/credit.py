@@ -45,24 +45,23 @@ class Seen:
             self.frozen[what] += 1
 
 
-async def client(url: str, key: str, seen: Seen) -> None:
+async def client(sdk: openai.AsyncOpenAI, seen: Seen) -> None:
     """Ask, one request after the other, whole and streamed in turns."""
     body = {"model": "demo", "messages": [{"role": "user", "content": "more " * 9}]}
-    async with openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) as sdk:
-        stream = False
-        while not seen.stop:
-            stream = not stream
-            try:
-                answer = await sdk.chat.completions.create(**body, max_tokens=20, stream=stream)
-                if stream:
-                    async for _ in answer:
-                        pass
-                seen.saw("ok")
-            except openai.APIStatusError as error:
-                seen.saw(str(error.code))
-            except openai.OpenAIError:
-                seen.saw("broken")  # killed under our hands
-            await asyncio.sleep(PAUSE)
+    stream = False
+    while not seen.stop:
+        stream = not stream
+        try:
+            answer = await sdk.chat.completions.create(**body, max_tokens=20, stream=stream)
+            if stream:
+                async for _ in answer:
+                    pass
+            seen.saw("ok")
+        except openai.APIStatusError as error:
+            seen.saw(str(error.code))
+        except openai.OpenAIError:
+            seen.saw("broken")  # killed under our hands
+        await asyncio.sleep(PAUSE)
 
 
 async def storm(machine: Machine, keys: list[str], clients: int, frozen: float) -> dict[str, Seen]:
@@ -70,10 +69,13 @@ async def storm(machine: Machine, keys: list[str], clients: int, frozen: float) 
     for key in keys:
         await answering(url, key)
     seen = {"poor": Seen(), "rich": Seen()}
+    sdks = [openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=0) for key in keys]
     asking = [
-        asyncio.create_task(client(url, keys[number % 2], seen[("poor", "rich")[number % 2]]))
+        asyncio.create_task(client(sdks[number % 2], seen[("poor", "rich")[number % 2]]))
         for number in range(clients)
     ]
+    while seen["rich"].all["ok"] < clients:
+        await asyncio.sleep(0.1)
     await asyncio.sleep(STEADY)
     machine.freeze()
     for each in seen.values():
@@ -88,6 +90,7 @@ async def storm(machine: Machine, keys: list[str], clients: int, frozen: float) 
     for each in seen.values():
         each.stop = True
     await asyncio.gather(*asking)
+    await asyncio.gather(*(sdk.close() for sdk in sdks))
     await asyncio.to_thread(machine.settle)
     return seen
 
