@@ -35,6 +35,7 @@ class Machine:
         self._given = os.environ | {
             "MODELPORT_HOME": str(home),
             "DATABASE_URL": self.env.database,
+            "DATABASE_OWNER_URL": self.env.database_owner,
             "REDIS_URL": self.env.redis,
             "DJANGO_SETTINGS_MODULE": "portal.settings",
             "STORM_RECORD": str(self.record),
