@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "say what is missing on this machine and how to mend it",
     "operator": "make a person an operator: modelport operator EMAIL",
     "bootstrap": "make an organization and a management key, for scripts",
+    "ledger": "check the books: modelport ledger verify",
     "migrate": "bring the database up to this version",
 }
 
