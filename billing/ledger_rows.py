@@ -1,6 +1,6 @@
 """The whole ledger, read row by row in the order of its chain, however long it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -113,7 +113,7 @@ def posted(since: date = date.min, until: date = date.max) -> Iterator[Posted]:
 
 
 def line(
-    of: TransactionRow, entries: Sequence[EntryRow], known: dict[str, Account]
+    of: TransactionRow, entries: Sequence[EntryRow], known: Mapping[str, Account]
 ) -> ledger_format.Transaction:
     """As the chain has it. Raises KeyError: an account is not known."""
     return ledger_format.Transaction(

