@@ -55,6 +55,8 @@ def protect(role: str) -> None:
     """Keep the ledger's tables for ourselves, and give the application the others and the right to
     read and to add. To be done as the owner, after each migration. Raises Error: we may not."""
     us = _value("SELECT current_user")
+    schema = sql.Identifier(_value("SELECT current_schema()"))
+    _do("GRANT USAGE, CREATE ON SCHEMA {} TO {}", schema, sql.Identifier(role))
     with connection.cursor() as cursor:
         cursor.execute(_OTHERS, [list(TABLES), role])
         for kind, name in cursor.fetchall():
@@ -70,8 +72,6 @@ def protect(role: str) -> None:
         _do("REVOKE ALL ON {} FROM PUBLIC, {}", name, them)
         _do("GRANT SELECT, INSERT, REFERENCES ON {} TO {}", name, them)
     _do("GRANT UPDATE ON {} TO {}", sql.Identifier(Balance._meta.db_table), sql.Identifier(role))
-    schema = sql.Identifier(_value("SELECT current_schema()"))
-    _do("GRANT USAGE, CREATE ON SCHEMA {} TO {}", schema, sql.Identifier(role))
     _take_database(us)
 
 

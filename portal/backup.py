@@ -14,7 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -110,10 +110,8 @@ def _write(env: Environment, draft: Path) -> None:
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
     if path.name.startswith(".") or not path.is_file():
         return
-    try:
+    with suppress(FileNotFoundError):  # a journal that has been shipped since: the database has it
         archive.add(path, name)
-    except FileNotFoundError:
-        pass  # a journal that has been shipped since: the database has it
 
 
 def _manifest(archive: tarfile.TarFile) -> str:
