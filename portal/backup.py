@@ -9,12 +9,10 @@ be in neither.
 import json
 import os
 import shutil
-import signal
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,8 +23,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from billing import protection
 from portal import embedded
+from portal.database import DatabaseProblem, alone, reachable
 from portal.lib.env import Environment
-from portal.up import UpProblem, only_one
 
 FORMAT = 1
 FOLDERS = ("journal", "secrets", "ledger")
@@ -51,6 +49,8 @@ def backup(env: Environment, to: Path) -> int:
             draft = Path(folder) / "backup"
             _write(env, draft)
             draft.replace(to)
+    except DatabaseProblem as problem:
+        raise BackupProblem(str(problem)) from problem
     except OSError as error:
         raise BackupProblem(f"{to} cannot be written: {error.strerror}.") from error
     return to.stat().st_size
@@ -64,7 +64,7 @@ def restore(env: Environment, file: Path) -> str:
     try:
         with tarfile.open(file) as archive:
             made = _manifest(archive)
-            with _alone(env) as database:
+            with alone(env) as database:
                 _see_that_it_is_empty(database)
                 # Files first: should we be cut off, the database is empty still, and all of it can
                 # be done again.
@@ -77,6 +77,8 @@ def restore(env: Environment, file: Path) -> str:
                         str(Path(folder) / DUMP),
                     )
                 _give_the_ledger_its_owner()
+    except DatabaseProblem as problem:
+        raise BackupProblem(str(problem)) from problem
     except (tarfile.TarError, KeyError, ValueError) as error:
         raise BackupProblem(f"{file} is no backup of Modelport, or is damaged: {error}") from error
     except OSError as error:
@@ -100,7 +102,7 @@ def _write(env: Environment, draft: Path) -> None:
                 for path in sorted((env.home / folder).glob("*")):
                     _add(archive, path, f"{folder}/{path.name}")
             dump = draft.with_name(DUMP)
-            with _reachable(env) as database:
+            with reachable(env) as database:
                 _run(["pg_dump", *BARE, "--format=custom", f"--file={dump}"], database)
             archive.add(dump, DUMP)
         file.flush()
@@ -133,46 +135,6 @@ def _unpack(env: Environment, archive: tarfile.TarFile) -> None:
         target.touch(mode=0o600)
         with target.open("wb") as copy:
             shutil.copyfileobj(content, copy)
-
-
-@contextmanager
-def _reachable(env: Environment) -> Iterator[str]:
-    """The database as its owner; the embedded one is started where it does not run."""
-    if env.database_url or _answers(env.database_owner):
-        yield env.database_owner
-        return
-    with _alone(env) as database:
-        yield database
-
-
-def _answers(database: str) -> bool:
-    try:
-        psycopg.connect(database, connect_timeout=5).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@contextmanager
-def _alone(env: Environment) -> Iterator[str]:
-    """The database as its owner, and nothing of this home running beside. Raises BackupProblem."""
-    try:
-        with only_one(env):
-            if env.database_url:
-                yield env.database_owner
-                return
-            server = embedded.Postgres(env)
-            server.prepare()
-            with (env.home / "postgres.log").open("ab") as log:
-                process = server.start(log.fileno())
-            try:
-                server.wait(process)
-                yield env.database_owner
-            finally:
-                process.send_signal(signal.SIGINT)
-                process.wait()
-    except (UpProblem, embedded.EmbeddedProblem) as problem:
-        raise BackupProblem(str(problem)) from problem
 
 
 def _see_that_it_is_empty(database: str) -> None:

@@ -131,6 +131,13 @@ def test_a_table_in_disguise_deceives_no_rule(acme: Organization) -> None:
         cursor.execute("DROP TABLE pg_temp.billing_ledger_entry")
 
 
+def test_a_rule_that_is_switched_off_is_told(acme: Organization) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE billing_ledger_entry DISABLE TRIGGER stays")
+    said = "the rule stays of billing_ledger_entry is switched off"
+    assert said in protection.weaknesses()
+
+
 def as_superuser(statement: str) -> None:
     """With all rules off, as somebody with the disk in their hands could write it."""
     with connection.cursor() as cursor:

@@ -162,6 +162,7 @@ def test_a_backup_is_made_where_nothing_runs_too(house: House, tmp_path: Path) -
     with house.database():
         house.modelport("migrate")
         before = house.ledger_hash()
+    assert house.ledger_hash() == before
     house.modelport("backup", str(tmp_path / "backup"))
     shutil.rmtree(house.home)
     house.modelport("restore", str(tmp_path / "backup"))
@@ -173,5 +174,6 @@ def test_what_is_no_backup_is_refused_by_name(house: House, tmp_path: Path) -> N
     wrong = tmp_path / "wrong"
     wrong.write_text("nothing")
     assert f"{wrong} is no backup of Modelport" in house.refused("restore", str(wrong))
+    assert "There is no database in" in house.refused("ledger", "verify")
     assert "No such file" in house.refused("restore", str(tmp_path / "none"))
     assert not (house.home / "postgres").exists()

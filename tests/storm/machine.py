@@ -140,6 +140,12 @@ class Machine:
         while any(self.env.journal_dir.glob("*.journal")) and time.monotonic() < until:
             time.sleep(0.1)
 
+    def books_are_sound(self) -> bool:
+        """As `modelport ledger verify` finds them."""
+        argv = [sys.executable, "-m", "portal.cli", "ledger", "verify"]
+        done = subprocess.run(argv, env=self._given, stdout=self.log, stderr=self.log, check=False)
+        return done.returncode == 0
+
     def _stop(self, name: str) -> None:
         process = self.processes[name]
         process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)

@@ -9,6 +9,7 @@ from django.db import Error
 from billing import chain, protection
 from billing.auditor import Audit
 from billing.models import LedgerDay
+from portal.database import DatabaseProblem, reachable
 
 SHOWN = 100  # problems
 
@@ -30,6 +31,15 @@ class Command(BaseCommand):
         )
 
     def handle(self, *, action: str, heads: Path | None, **options: object) -> None:
+        try:
+            with reachable(settings.ENV):
+                self._act(action, heads)
+        except DatabaseProblem as problem:
+            raise CommandError(str(problem)) from problem
+        except Error as error:
+            raise CommandError(f"The database cannot be read: {error}") from error
+
+    def _act(self, action: str, heads: Path | None) -> None:
         if action == "verify":
             self._verify(self._exported(heads))
         elif action == "heads":
