@@ -15,6 +15,8 @@ app.conf.beat_schedule = {
         "task": "billing.tasks.ensure_partitions",
         "schedule": crontab(hour="3", minute="10"),
     },
+    # A day is sealed soon after midnight; by the hour, so that a missed one is not missed for long.
+    "seal the ledger": {"task": "billing.tasks.seal_ledger", "schedule": crontab(minute="10")},
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch credit": {"task": "inference.tasks.watch_credit", "schedule": 60},

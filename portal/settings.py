@@ -127,7 +127,7 @@ if not ENV.database_url:  # a socket folder is no host that an URL parser knows
     DATABASES["default"] |= {
         "HOST": str(ENV.embedded_postgres_socket_dir),
         "NAME": "modelport",
-        "USER": "postgres",
+        "USER": "modelport",  # who owns nothing of the ledger; see billing/protection.py
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 

@@ -1,5 +1,6 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
+from billing.models.chain import LedgerDay
 from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
 from billing.models.lease import CreditLease, RunningHold
@@ -20,6 +21,7 @@ __all__ = [
     "GpuUsage",
     "Grant",
     "LedgerAccount",
+    "LedgerDay",
     "LedgerTransaction",
     "LimitGrant",
     "LimitSlots",

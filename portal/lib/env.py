@@ -35,6 +35,7 @@ class Environment:
     host: str  # the address that the web process listens on
     port: int
     database_url: str  # empty: the embedded PostgreSQL of `modelport up`
+    database_owner_url: str  # whom migrations run as; empty: the same as everybody
     redis_url: str  # empty: the embedded Redis of `modelport up`
     debug: bool
     public_url: str
@@ -52,6 +53,7 @@ class Environment:
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
     currency: str  # ISO 4217: of organizations that have not chosen another
+    ledger_heads_mail: str  # who gets each day's hash of the ledger; empty: nobody
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
@@ -99,6 +101,11 @@ class Environment:
         return self.run_dir / "meter.sock"
 
     @property
+    def ledger_heads(self) -> Path:
+        """The hashes of the ledger's sealed days, one a line, appended to."""
+        return self.home / "ledger" / "heads.txt"
+
+    @property
     def journal_dir(self) -> Path:
         return self.home / "journal"
 
@@ -121,9 +128,18 @@ class Environment:
     @property
     def database(self) -> str:
         """A libpq URI of the database in use, embedded or not."""
+        return self.database_url or self._embedded_as("modelport")
+
+    @property
+    def database_owner(self) -> str:
+        """The same database as the one who owns it: for migrations, and for nothing that is running
+        all the time."""
         if self.database_url:
-            return self.database_url
-        return f"postgresql://postgres@/modelport?host={self.embedded_postgres_socket_dir}"
+            return self.database_owner_url or self.database_url
+        return self._embedded_as("postgres")
+
+    def _embedded_as(self, role: str) -> str:
+        return f"postgresql://{role}@/modelport?host={self.embedded_postgres_socket_dir}"
 
     @property
     def redis(self) -> str:
@@ -274,6 +290,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         host=environ.get("MODELPORT_HOST") or "127.0.0.1",
         port=port,
         database_url=_url(environ, "DATABASE_URL", ("postgresql", "postgres")),
+        database_owner_url=_url(environ, "DATABASE_OWNER_URL", ("postgresql", "postgres")),
         redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),
         debug=_flag(environ, "DEBUG", False),
         public_url=public_url,
@@ -294,6 +311,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         currency=_currency(environ, "MODELPORT_CURRENCY", "USD"),
+        ledger_heads_mail=environ.get("LEDGER_HEADS_MAIL", "").strip(),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),

@@ -13,7 +13,8 @@ def test_a_bare_environment_is_enough() -> None:
     assert env.port == 8000
     assert env.public_url == "http://localhost:8000"
     assert env.gateway_url == "http://127.0.0.1:8000"
-    assert env.database.startswith("postgresql://postgres@/modelport?host=/")
+    assert env.database.startswith("postgresql://modelport@/modelport?host=/")
+    assert env.database_owner == env.database.replace("modelport@", "postgres@")
     assert env.redis.startswith("unix:///")
 
 
@@ -46,6 +47,7 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> 
 def test_given_servers_take_the_place_of_embedded_ones() -> None:
     env = read({"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache/1"})
     assert (env.database, env.redis) == ("postgresql://db/x", "redis://cache/1")
+    assert env.database_owner == env.database
 
 
 def test_sockets_stay_short_however_deep_the_home(tmp_path: Path) -> None:
