@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.invoice_api import InvoiceViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -36,6 +37,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("invoices", InvoiceViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

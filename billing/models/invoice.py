@@ -134,6 +134,11 @@ class Invoice(models.Model):
         )
 
     @property
+    def tax_title(self) -> str:
+        """As "VAT 7.7 %"."""
+        return f"{self.tax_name} {self.tax_rate.normalize():f} %"
+
+    @property
     def is_credit_note(self) -> bool:
         return self.kind == self.Kind.CREDIT_NOTE
 

@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from accounts.models import Organization
-from billing import usage
-from billing.models import PriceVersion
+from billing import invoices, usage
+from billing.models import Invoice, PriceVersion
+from billing.periods import Month
 from billing.usage_record import Admit, Final
 from portal.lib.ids import uuid7
-from tests.billing.pricing import TOKENS
+from tests.billing.pricing import TOKENS, a_price
 from tests.billing.records import admit, final
 
 # Beside input and output tokens nothing costs anything, so that a token of input is 1,000 nano.
@@ -44,3 +45,10 @@ def book(
     request = request_at(organization, version, moment, prompt, **what)
     assert usage.ingest([request]) == 1
     return UUID(bytes=request[0].request_id)
+
+
+def an_invoice(organization: Organization, prompt: int = 1_234_000, **what: object) -> Invoice:
+    """Of October, over one request; by default of 1.23 dollars."""
+    book(organization, a_price(**PLAIN), prompt=prompt, **what)
+    (invoice,) = invoices.draw(organization, Month(2025, 10))
+    return invoice
