@@ -56,8 +56,6 @@ class Window:
 
     def late_requests(self) -> QuerySet[UsageEvent]:
         """Older ones, booked since the invoice before."""
-        if self.after is None:
-            return self._booked(self._requests(None, self.start), after=None)
         return self._booked(self._requests(None, self.start), after=self.after)
 
     def gpu_time(self) -> QuerySet[GpuUsage]:
@@ -94,20 +92,21 @@ class Window:
 
     def _booked(self, rows: QuerySet[Any], after: datetime | None) -> QuerySet[Any]:
         """Those that were booked in time. What was free is booked nowhere, and counts as such."""
-        if after is None and self.until is None:
-            return rows
         posted = LedgerTransaction.objects.for_organization(self.organization)
-        posted = posted.filter(currency=self.currency, kind__in=(Kind.USAGE, Kind.GPU))
+        posted = posted.filter(currency=self.currency, kind__in=(Kind.USAGE, Kind.GPU)).order_by()
+        # An id was made before it was booked, and not long before.
         if after is not None:
-            # Its id was made before it was booked, and not long before.
             posted = posted.filter(created_at__gt=after, id__gte=uuid7_floor(after - SLACK))
             if self.until is not None:
                 posted = posted.filter(created_at__lte=self.until)
-            return rows.filter(transaction_id__in=posted.order_by().values("id"))
-        too_late = posted.filter(created_at__gt=self.until, id__gte=uuid7_floor(self.until - SLACK))
-        return rows.exclude(
-            transaction_id__isnull=False, transaction_id__in=too_late.order_by().values("id")
-        )
+            return rows.filter(transaction_id__in=posted.values("id"))
+        if self.until is not None:
+            since = uuid7_floor(self.until - SLACK)
+            too_late = posted.filter(created_at__gt=self.until, id__gte=since)
+            return rows.exclude(
+                transaction_id__isnull=False, transaction_id__in=too_late.values("id")
+            )
+        return rows
 
 
 def lines(window: Window) -> list[InvoiceLine]:
@@ -145,13 +144,12 @@ def requests_of(window: Window, line: InvoiceLine) -> QuerySet[UsageEvent]:
     rows = window.late_requests() if late else window.requests()
     if line.kind != line.Kind.MODEL:
         return rows.none()
+    group = {name: getattr(line, name) for name in GROUP if name != "model"}
     return rows.filter(
         admitted_at__gte=line.period_start,
         admitted_at__lt=line.period_end,
         model=line.what,
-        key_id=line.key_id,
-        membership_id=line.membership_id,
-        project_id=line.project_id,
+        **group,
     )
 
 
@@ -159,13 +157,13 @@ def gpu_time_of(window: Window, line: InvoiceLine) -> QuerySet[GpuUsage]:
     """The stretches of serving that this line is the sum of, the newest first."""
     late = line.period_start < window.start
     rows = window.late_gpu_time() if late else window.gpu_time()
-    if line.kind != line.Kind.GPU:
+    if line.kind != line.Kind.GPU or line.instance_id is None:
         return rows.none()
     return rows.filter(
-        Q(gpu_type=line.what),
+        gpu_type=line.what,
+        instance_id=line.instance_id,
         started_at__gte=line.period_start,
         started_at__lt=line.period_end,
-        instance_id=line.instance_id,
     ).order_by("-started_at", "-id")
 
 

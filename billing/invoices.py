@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 
 from accounts.models import Organization, User
 from billing import invoice_lines, ledger, money, wallet
-from billing.invoice_lines import Window
+from billing.invoice_lines import SLACK, Window
 from billing.ledger import Kind
 from billing.models import (
     BillingProfile,
@@ -31,6 +31,7 @@ from billing.models import (
 )
 from billing.periods import Month
 from portal.lib.errors import Conflict
+from portal.lib.ids import uuid7_floor
 
 A = LedgerAccount.Kind
 CHARGED = (Kind.USAGE, Kind.GPU, Kind.STORAGE)
@@ -214,11 +215,14 @@ _CARRIED_OVER = (
 def _months_due(organization: Organization, currency: str, now: datetime) -> Iterator[Month]:
     zone = ZoneInfo(wallet.profile_of(organization).time_zone)
     last = _standing(organization, currency).order_by("-period_start").first()
+    charged = LedgerTransaction.objects.for_organization(organization)
+    charged = charged.filter(kind__in=(*CHARGED, Kind.REVERSAL), currency=currency)
     if last is not None:
+        if not charged.filter(id__gte=uuid7_floor(last.period_end - SLACK)).exists():
+            return  # it has used nothing since
         month = Month.at(last.period_end + MOVED, zone)
     else:
-        charged = LedgerTransaction.objects.for_organization(organization)
-        first = charged.filter(kind__in=CHARGED, currency=currency).order_by("id")[0]
+        first = charged.order_by("id")[0]
         month = Month.at(first.created_at - SETTLING, zone)
     while month.end(zone) + SETTLING <= now:
         yield month
