@@ -36,7 +36,7 @@ BY_COUNTRY = {
 BY_LANGUAGE = {"zh-hant": TRADITIONAL, "zh-hans": SIMPLIFIED, "ja": JAPANESE}
 GREY, RULE = 0.42, 0.8
 QUANTITY, PRICE = RIGHT - 200, RIGHT - 80  # where these columns end
-WHAT_WIDTH = 200.0
+WHAT_WIDTH, QUANTITY_WIDTH, PRICE_WIDTH = 190.0, 88.0, 112.0
 
 
 def render(invoice: Invoice, lines: Sequence[InvoiceLine]) -> bytes:
@@ -204,8 +204,12 @@ class _Document:
     def _draw_row(self, row: _Row, y: float) -> float:
         line = row.line
         amount = money.shown(line.minor, self.invoice.currency)
-        self._text(QUANTITY, y, quantity(line), 9, right=True)
-        self._text(PRICE, y, line.unit_price, 8, grey=True, right=True)
+        # What is too long for its column is set smaller, not over its neighbour.
+        many, price = quantity(line), line.unit_price
+        size = min(9.0, 9 * QUANTITY_WIDTH / max(1.0, self._width(many, 9)))
+        self._text(QUANTITY, y, many, size, right=True)
+        size = min(8.0, 8 * PRICE_WIDTH / max(1.0, self._width(price, 8)))
+        self._text(PRICE, y, price, size, grey=True, right=True)
         self._text(RIGHT, y, amount, 10, right=True)
         below = y
         for text in row.what:

@@ -71,3 +71,33 @@ def _is_for(version: Version, model: str, engine: str, gpu_type: str) -> bool:
 
 def _age(version: Version) -> tuple[datetime, Any]:
     return version.effective_at, version.id
+
+
+def possible(versions: Iterable[V], at: datetime, *, model: str | None = None) -> list[V]:
+    """Those that may hold at that moment for something, the most specific first: for this model,
+    or, with None, for any.
+
+    Left out is what another one always comes before, as a price for everything comes after one for
+    just this model.
+    """
+    scopes: dict[tuple[bool, str, str, str], V] = {}
+    for version in versions:
+        if version.effective_at > at or model is not None and version.model not in {"", model}:
+            continue
+        scope = version.own, version.model, version.engine, version.gpu_type
+        if scope not in scopes or _age(version) > _age(scopes[scope]):
+            scopes[scope] = version
+    held = [version for version in scopes.values() if not version.ends]
+    held.sort(key=lambda v: (-specificity(v), v.model, v.engine, v.gpu_type))
+    return [
+        version
+        for version in held
+        if not any(_always_before(other, version, model) for other in held)
+    ]
+
+
+def _always_before(other: Version, version: Version, model: str | None) -> bool:
+    """Whether `other` comes first wherever `version` is for something."""
+    wider = other.engine in {"", version.engine} and other.gpu_type in {"", version.gpu_type}
+    models = {"", version.model} if model is None else {"", version.model, model}
+    return wider and other.model in models and specificity(other) > specificity(version)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -185,7 +185,10 @@ def locked(months: set[tuple[bytes, date]]) -> dict[tuple[bytes, date], list[int
     """Tokens and nano-units used of what is free in each, which nobody else changes until the end
     of the transaction."""
     order = sorted(months)
-    parameters = [[UUID(bytes=id_) for id_, _ in order], [month for _, month in order]]
+    parameters: list[Any] = [
+        [UUID(bytes=id_) for id_, _ in order],
+        [month for _, month in order],
+    ]
     with connection.cursor() as cursor:
         # Rows are made and locked in one order, so that no two batches wait for each other.
         cursor.execute(

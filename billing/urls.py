@@ -1,8 +1,9 @@
 from django.urls import path
 
-from billing import invoice_pages, views
+from billing import invoice_pages, price_pages, views
 
 urlpatterns = [
+    path("pricing/", price_pages.pricing, name="pricing"),
     path("o/<slug:org>/usage/", views.usage, name="usage"),
     path("o/<slug:org>/usage/export/", views.export, name="usage-export"),
     path("o/<slug:org>/billing/invoices/", invoice_pages.index, name="invoices"),

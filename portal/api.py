@@ -20,6 +20,7 @@ from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
 from billing.invoice_api import InvoiceViewSet
+from billing.price_api import PriceViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -38,6 +39,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
     ("invoices", InvoiceViewSet),
+    ("prices", PriceViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

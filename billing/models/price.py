@@ -83,7 +83,7 @@ class PriceBook(models.Model):
         if effective_at is not None and effective_at < now:
             message = gettext("Prices cannot change for what has been used already.")
             raise ValidationError({"effective_at": message})
-        _check(rates, ends, whole=not (model or engine or gpu_type or self.organization_id))
+        self.check_rates(rates, model=model, engine=engine, gpu_type=gpu_type, ends=ends)
         version = self.versions.create(
             effective_at=effective_at or now,
             model=model,
@@ -96,18 +96,21 @@ class PriceBook(models.Model):
         )
         return version
 
-
-def _check(rates: Mapping[str, int], ends: bool, *, whole: bool) -> None:
-    """Raises ValidationError. `whole`: of the house's, for everything."""
-    said = PER_REQUEST & rates.keys()
-    if ends and rates:
-        raise ValidationError(gettext("What ends has no rates."))
-    if ends and whole:
-        raise ValidationError(gettext("The price for everything cannot end; set another one."))
-    if not ends and not rates:
-        raise ValidationError(gettext("Enter at least one rate."))
-    if said and said != PER_REQUEST:
-        raise ValidationError(gettext("Enter all rates for tokens and requests, or none of them."))
+    def check_rates(
+        self, rates: Mapping[str, int], *, model: str, engine: str, gpu_type: str, ends: bool
+    ) -> None:
+        """Whether this could be a version. Raises ValidationError."""
+        said = PER_REQUEST & rates.keys()
+        whole = not (model or engine or gpu_type or self.organization_id)
+        if ends and rates:
+            raise ValidationError(gettext("What ends has no rates."))
+        if ends and whole:
+            raise ValidationError(gettext("The price for everything cannot end; set another one."))
+        if not ends and not rates:
+            raise ValidationError(gettext("Enter at least one rate."))
+        if said and said != PER_REQUEST:
+            message = gettext("Enter all rates for tokens and requests, or none of them.")
+            raise ValidationError(message)
 
 
 class PriceVersion(models.Model):

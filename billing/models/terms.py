@@ -1,4 +1,5 @@
 from datetime import datetime
+from decimal import Decimal
 from typing import ClassVar
 
 from django.core.exceptions import ValidationError
@@ -50,6 +51,11 @@ class Terms(models.Model):
 
     def __str__(self) -> str:
         return f"{self.organization}, {self.effective_at:%Y-%m-%d}"
+
+    @property
+    def discount_percent(self) -> Decimal:
+        percent = Decimal(self.discount) / 100
+        return percent.normalize() if percent % 10 else percent.quantize(Decimal(1))
 
     @classmethod
     def agree(

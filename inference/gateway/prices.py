@@ -87,5 +87,14 @@ class Prices:
         found = choose([*own, *house], _ALL, model=model, engine=engine, gpu_type=gpu_type)
         if found is None or found.rates is None:
             return Price(bytes(16), currency=currency, missing=True)
-        discount = self._discounts.get(owner, 0)
-        return Price(found.id.bytes, **found.rates, currency=currency, discount=discount)
+        discount, rates = self._discounts.get(owner, 0), found.rates
+        return Price(
+            found.id.bytes,
+            rates["prompt"],
+            rates["cached"],
+            rates["completion"],
+            rates["reasoning"],
+            rates["request"],
+            discount=discount,
+            currency=currency,
+        )

@@ -7,12 +7,14 @@ from urllib.parse import urlencode
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from django.views.decorators.vary import vary_on_headers
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog, hub
+from billing.price_list import SHOWN
+from inference import catalog, hub, model_prices, text_size
 from inference.fit import Hardware, Verdict
 from inference.hub import HubError, ModelNotFound
 from inference.model_card import GATES, ModelCard, NotAModelAddress, parse_reference
@@ -69,8 +71,13 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
     except HubError as error:
         return _no_model(request, source, model_id, error)
     answers = catalog.fits(card)
+    language = text_size.language_of(
+        request.headers.get("Accept-Language", ""), get_language() or "en"
+    )
     context = {
         "card": card,
+        "prices": model_prices.of_model(request.organization, card, language),
+        "price_columns": [meter.label for meter in SHOWN],
         "source_label": Instance.Source(source).label,
         "fits": answers,
         "obstacle": catalog.obstacle(card, answers),

@@ -13,6 +13,8 @@ urlpatterns = [
     path("prices/", prices.index, name="ops-prices"),
     path("invoices/", invoices.index, name="ops-invoices"),
     path("invoices/<uuid:invoice_id>/", invoices.show, name="ops-invoice"),
+    path("prices/new/", prices.open_book, name="ops-price-book"),
+    path("tenants/<uuid:organization_id>/terms/", prices.terms, name="ops-terms"),
     path("failures/", failures.index, name="ops-failures"),
     path("failures/<uuid:replica_id>/", failures.show, name="ops-failure"),
 ]

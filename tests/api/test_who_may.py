@@ -51,6 +51,8 @@ ROUTES = [
     ("get", "providers/{provider}/", None, EVERYONE),
     ("post", "providers/{provider}/rotate/", {"secret": "sk-2"}, MANAGERS),
     ("delete", "providers/{provider}/", None, MANAGERS),
+    ("get", "prices/", None, EVERYONE),
+    ("get", "prices/terms/", None, EVERYONE),
     ("get", "limits/", None, EVERYONE),
     ("get", "limits/{limit}/", None, EVERYONE),
     ("patch", "limits/{limit}/", {"amount": 5}, MANAGERS),
