@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from accounts.models import ApiKey, Organization, User
-from billing import invoice_lines, invoices, ledger, money, usage, wallet
+from billing import invoice_lines, invoices, ledger, money, tasks, usage, wallet
 from billing.ledger import Kind
 from billing.models import (
     Balance,
@@ -347,6 +347,56 @@ def test_numbers_have_no_gap_and_no_double_however_many_draw_at_once(alice: User
     numbers = sorted(int(i.number[-6:]) for i in Invoice.objects.all())
     assert numbers == [1, 2, 3, 4, 5, 6]
     assert {i.organization_id for i in Invoice.objects.all()} == {o.id for o in organizations}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_is_booked_while_an_invoice_is_drawn_is_on_it_or_on_the_next(
+    acme: Organization,
+) -> None:
+    price = a_plain_price()
+    book(acme, price)
+    batches = [
+        [request_at(acme, price, OCTOBER, 3_000 + n, model=f"m{n % 3}") for n in range(5)]
+        for _ in range(12)
+    ]
+    errors: list[Exception] = []
+
+    def work(mine: list[object]) -> None:
+        try:
+            for batch in mine:
+                usage.ingest(batch)
+        except Exception as error:
+            errors.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=work, args=(batches[n::3],)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    (october,) = invoices.draw(acme, M)
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    book(acme, price, OCTOBER + timedelta(days=30))
+    (november,) = invoices.draw(acme, M.following)
+    revenue = ledger.account(LedgerAccount.Kind.REVENUE, "USD")
+    assert october.nano + november.nano == ledger.balance(revenue)
+    for invoice in (october, november):
+        window = invoices.window_of(invoice)
+        for line in invoice.lines.all():
+            beneath = invoice_lines.requests_of(window, line)
+            assert sum(row.cost_nano for row in beneath) == line.nano
+
+
+def test_the_task_draws_what_is_due_and_nothing_twice(
+    acme: Organization, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book(acme, a_plain_price(), timezone.now())
+    later = timezone.now() + timedelta(days=62)
+    monkeypatch.setattr(timezone, "now", lambda: later)
+    (number,) = tasks.draw_invoices_of(str(acme.id))
+    assert number == Invoice.objects.get().number
+    assert tasks.draw_invoices_of(str(acme.id)) == []
 
 
 AMOUNTS = st.lists(
