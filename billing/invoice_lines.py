@@ -202,7 +202,6 @@ def _by_group(
             **{name: group[name] for name in GROUP if name != "model"},
             key_name=names.key.get(group["key_id"], ""),
             member=names.member.get(group["membership_id"], ""),
-            project=names.project.get(group["project_id"], ""),
             requests=group["requests"],
             **tokens,
             quantity=tokens["prompt_tokens"] + tokens["completion_tokens"],
@@ -297,13 +296,12 @@ def plain(amount: Decimal) -> str:
 
 
 class _Names:
-    """What keys, members and projects are called now."""
+    """What keys and members are called now."""
 
     def __init__(self, organization: Organization) -> None:
         self._organization = organization
         self.key: dict[UUID, str] = {}
         self.member: dict[UUID, str] = {}
-        self.project: dict[UUID, str] = {}
 
     def look_up(self, groups: Iterable[dict[str, Any]]) -> None:
         found = list(groups)

@@ -174,7 +174,7 @@ class InvoiceLine(models.Model):
     membership_id = models.UUIDField(null=True)
     member = models.CharField(max_length=254, blank=True)
     project_id = models.UUIDField(null=True)
-    project = models.CharField(max_length=80, blank=True)
+    project = models.CharField(max_length=80, blank=True)  # empty where it has no name here
     instance_id = models.UUIDField(null=True)  # of GPU time
     transaction_id = models.UUIDField(null=True)  # of what is neither a model nor GPU time
     requests = models.BigIntegerField(default=0)
