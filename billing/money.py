@@ -34,6 +34,12 @@ def minor(nano: int, currency: str) -> tuple[int, int]:
     return whole, nano - whole * unit
 
 
+def shown(amount: int, currency: str) -> str:
+    """An amount in minor units as it is printed, without the currency: "1,234.50"."""
+    places = decimals(currency)
+    return f"{Decimal(amount).scaleb(-places):,.{places}f}"
+
+
 def nano_of_minor(amount: int, currency: str) -> int:
     """Nano-units of an amount in minor units."""
     return amount * (NANO // 10 ** decimals(currency))

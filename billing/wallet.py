@@ -250,6 +250,57 @@ def undo(what: LedgerTransaction, key: str, *, description: str = "") -> LedgerT
     return undone
 
 
+def hold(organization: Organization, currency: str) -> None:
+    """Until the end of the transaction nothing is charged to it: what is booked is complete."""
+    _sources([(organization.id, currency)])
+
+
+@transaction.atomic
+def settle(
+    organization: Organization,
+    house: Mapping[LedgerAccount, int],
+    kind: str,
+    key: str,
+    *,
+    description: str = "",
+    refers_to: Mapping[str, Any] | None = None,
+) -> LedgerTransaction | None:
+    """Post these amounts to the house's accounts, of one currency, and the other side to the
+    organization: what it is charged as usage is, what it gets to what it owes first, the rest to
+    its wallet. Once per key; None where there is nothing to post."""
+    amounts = {account: nano for account, nano in house.items() if nano}
+    if not amounts:
+        return None
+    if (posted := ledger.claim(key)) is not None:
+        return posted
+    currency = next(iter(amounts)).currency
+    charged = sum(amounts.values())
+    sources = _sources([(organization.id, currency)])[organization.id, currency]
+    entries = list(amounts.items())
+    if charged > 0:
+        any_account = next(iter(amounts))
+        entries += _spent(organization.id, any_account, charged, sources)[1:]
+    elif charged < 0:
+        owed = next((each for each in sources if each[0].kind == A.RECEIVABLE), None)
+        settled = min(-charged, max(0, -owed[1])) if owed else 0
+        if owed and settled:
+            entries.append((owed[0], settled))
+        if -charged > settled:
+            wallet = ledger.account(A.WALLET, currency, organization)
+            entries.append((wallet, -charged - settled))
+    posted = ledger.post(
+        kind,
+        key,
+        entries,
+        organization=organization,
+        description=description,
+        refers_to=refers_to,
+    )
+    if charged < 0:
+        holds.credited(organization)
+    return posted
+
+
 @transaction.atomic
 def grant(
     organization: Organization,

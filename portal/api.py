@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.invoice_api import InvoiceViewSet
 from billing.price_api import PriceViewSet
 from inference.adapters_api import AdapterViewSet
 from inference.api import InstanceViewSet
@@ -39,6 +40,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("invoices", InvoiceViewSet),
     ("prices", PriceViewSet),
 ]
 

@@ -17,6 +17,8 @@ app.conf.beat_schedule = {
     },
     # A day is sealed soon after midnight; by the hour, so that a missed one is not missed for long.
     "seal the ledger": {"task": "billing.tasks.seal_ledger", "schedule": crontab(minute="10")},
+    # Every hour the first of a month begins somewhere.
+    "draw invoices": {"task": "billing.tasks.draw_invoices", "schedule": crontab(minute="20")},
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch credit": {"task": "inference.tasks.watch_credit", "schedule": 60},

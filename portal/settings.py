@@ -246,6 +246,10 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "ModelSource": "inference.models.instance.Instance.Source",
+        "KeyKind": [("api", "API key"), ("management", "Management key")],
+        "InvoiceKind": "billing.models.invoice.Invoice.Kind",
+        "InvoiceStatus": "billing.models.invoice.Invoice.Status",
+        "InvoiceLineKind": "billing.models.invoice.InvoiceLine.Kind",
         "UsageSource": [(source.value, source.value) for source in UsageSource],
     },
     "POSTPROCESSING_HOOKS": [

@@ -4,6 +4,7 @@ from billing.models.chain import LedgerDay
 from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
 from billing.models.lease import CreditLease, RunningHold
+from billing.models.invoice import Invoice, InvoiceLine, InvoiceNumbers
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
@@ -20,6 +21,9 @@ __all__ = [
     "Entry",
     "GpuUsage",
     "Grant",
+    "Invoice",
+    "InvoiceLine",
+    "InvoiceNumbers",
     "LedgerAccount",
     "LedgerDay",
     "LedgerTransaction",

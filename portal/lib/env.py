@@ -54,6 +54,10 @@ class Environment:
     metrics_token: str  # empty: /metrics answers programs on this machine
     currency: str  # ISO 4217: of organizations that have not chosen another
     ledger_heads_mail: str  # who gets each day's hash of the ledger; empty: nobody
+    invoice_name: str  # who issues invoices: the operator's legal name
+    invoice_address: str  # its lines separated by "|"
+    invoice_tax_id: str
+    invoice_tax: tuple[Decimal, str]  # per cent and what it is called; (0, ""): none
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
@@ -206,6 +210,25 @@ def _amount(environ: Mapping[str, str], name: str) -> Decimal | None:
     return amount
 
 
+def _tax(environ: Mapping[str, str], name: str) -> tuple[Decimal, str]:
+    """A rate in per cent, and the tax's name: "5 VAT"."""
+    value = environ.get(name, "").strip()
+    if not value:
+        return Decimal(0), ""
+    rate, _, title = value.partition(" ")
+    try:
+        per_cent = Decimal(rate)
+    except InvalidOperation:
+        per_cent = Decimal("NaN")
+    title = title.strip()
+    fits = per_cent.is_finite() and 0 < per_cent <= 100 and per_cent == round(per_cent, 3)
+    if not (fits and title) or len(title) > 32:
+        raise EnvironmentProblem(
+            f"{name} is {value!r}; write a rate in per cent and the tax's name, such as 5 VAT."
+        )
+    return per_cent, title
+
+
 def _file(environ: Mapping[str, str], name: str) -> Path | None:
     value = environ.get(name, "").strip()
     if not value:
@@ -312,6 +335,10 @@ def read(environ: Mapping[str, str]) -> Environment:
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         currency=_currency(environ, "MODELPORT_CURRENCY", "USD"),
         ledger_heads_mail=environ.get("LEDGER_HEADS_MAIL", "").strip(),
+        invoice_name=environ.get("INVOICE_NAME", "").strip()[:200] or "Modelport",
+        invoice_address=environ.get("INVOICE_ADDRESS", "").strip(),
+        invoice_tax_id=environ.get("INVOICE_TAX_ID", "").strip()[:64],
+        invoice_tax=_tax(environ, "INVOICE_TAX"),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal.ops import approvals, failures, fleet, nodes, prices, tenants
+from portal.ops import approvals, failures, fleet, invoices, nodes, prices, tenants
 
 urlpatterns = [
     path("", fleet.index, name="ops"),
@@ -11,6 +11,8 @@ urlpatterns = [
     path("approvals/", approvals.index, name="ops-approvals"),
     path("approvals/<uuid:instance_id>/<slug:verb>/", approvals.decide, name="ops-decide"),
     path("prices/", prices.index, name="ops-prices"),
+    path("invoices/", invoices.index, name="ops-invoices"),
+    path("invoices/<uuid:invoice_id>/", invoices.show, name="ops-invoice"),
     path("prices/new/", prices.open_book, name="ops-price-book"),
     path("tenants/<uuid:organization_id>/terms/", prices.terms, name="ops-terms"),
     path("failures/", failures.index, name="ops-failures"),

@@ -12,6 +12,7 @@ from inference.models import Limit, Route
 from inference.models.route import Way
 from portal.api import TENANT_RESOURCES
 from tests.api.conftest import Api
+from tests.billing.invoicing import an_invoice
 from tests.cast import person, signed_in
 from tests.inference.making import a_provider, an_instance
 
@@ -64,6 +65,12 @@ ROUTES = [
     ("post", "limits/", RPM | {"scope": "key", "subject": "{key}"}, MANAGERS),
     ("post", "limits/", RPM | {"scope": "instance", "subject": "{instance}"}, USERS),
 ]
+BILLERS = frozenset({Role.OWNER, Role.BILLING})
+ROUTES += [
+    ("get", "invoices/", None, BILLERS),
+    ("get", "invoices/{invoice}/", None, BILLERS),
+    ("get", "invoices/{invoice}/lines/", None, BILLERS),
+]
 KEY_ROUTES = [
     ("get", "keys/{key}/", None),
     ("patch", "keys/{key}/", {"origins": ["https://app.example"]}),
@@ -92,6 +99,7 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
         "adapter": adapter.id,
         "route": Route.make(acme, alice, name="chat", ways=[Way(instance)]).id,
         "provider": a_provider(acme, alice).id,
+        "invoice": an_invoice(acme).number,
         "limit": Limit.objects.get().id,
     }
 

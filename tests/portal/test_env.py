@@ -1,6 +1,7 @@
 """The environment: defaults that work, and a sentence for every wrong value."""
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> 
     with pytest.raises(EnvironmentProblem, match=name) as refused:
         read({name: value})
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["VAT", "5", "0 VAT", "101 VAT", "1.2345 VAT", "NaN VAT"])
+def test_a_tax_is_a_rate_and_a_name(value: str) -> None:
+    assert read({"INVOICE_TAX": "7.7 MWST"}).invoice_tax == (Decimal("7.7"), "MWST")
+    assert read({}).invoice_tax == (0, "")
+    with pytest.raises(EnvironmentProblem, match="INVOICE_TAX"):
+        read({"INVOICE_TAX": value})
 
 
 def test_given_servers_take_the_place_of_embedded_ones() -> None:
