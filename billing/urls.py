@@ -1,8 +1,20 @@
-from django.urls import path
+from django.urls import include, path
 
-from billing import views
+from billing import views, wallet_pages
 
+billing = [
+    path("", wallet_pages.balance, name="billing"),
+    path("ledger/", wallet_pages.ledger, name="billing-ledger"),
+    path("ledger/export/", wallet_pages.ledger_export, name="billing-ledger-export"),
+    path(
+        "ledger/<uuid:transaction_id>/",
+        wallet_pages.ledger_transaction,
+        name="billing-ledger-transaction",
+    ),
+    path("profile/", wallet_pages.profile, name="billing-profile"),
+]
 urlpatterns = [
     path("o/<slug:org>/usage/", views.usage, name="usage"),
     path("o/<slug:org>/usage/export/", views.export, name="usage-export"),
+    path("o/<slug:org>/billing/", include(billing)),
 ]
