@@ -23,7 +23,8 @@ class _Echo:
 
 
 def _cell(value: Any) -> Any:
-    """Times as ISO 8601, amounts without exponents; text that a spreadsheet would run as a formula is made plain text."""
+    """Times as ISO 8601, amounts without exponents; text that a spreadsheet would run as a formula
+    is made plain text."""
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, Decimal):

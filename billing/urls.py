@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from billing import views, wallet_pages
+from billing import budget_pages, views, wallet_pages
 
 billing = [
     path("", wallet_pages.balance, name="billing"),
@@ -11,6 +11,10 @@ billing = [
         wallet_pages.ledger_transaction,
         name="billing-ledger-transaction",
     ),
+    path("budgets/", budget_pages.index, name="budgets"),
+    path("budgets/new/", budget_pages.create, name="budget-create"),
+    path("budgets/<uuid:budget_id>/", budget_pages.change, name="budget"),
+    path("budgets/<uuid:budget_id>/remove/", budget_pages.remove, name="budget-remove"),
     path("profile/", wallet_pages.profile, name="billing-profile"),
 ]
 urlpatterns = [

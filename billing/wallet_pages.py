@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from billing import book, csv_file, top_up, wallet
+from billing import book, csv_file, payment_page, wallet
 from billing.forms import ProfileForm
 from billing.models import GpuUsage, LedgerTransaction, UsageEvent
 from billing.zero import AT_ZERO
@@ -42,8 +42,8 @@ def balance(request: TenantRequest) -> HttpResponse:
         "spent": book.spent(organization, profile.currency, month),
         "lines": book.lines(organization, most=LATEST),
         "may_manage": request.membership.allows(Permission.MANAGE_BILLING),
-        "top_up": top_up.address(organization),
-        "presets": top_up.presets(profile.currency),
+        "top_up": payment_page.address(organization),
+        "presets": payment_page.presets(profile.currency),
         "at_zero": _(AT_ZERO),
     }
     return render(request, "billing/balance.html", context)

@@ -30,6 +30,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("members", accounts.MemberViewSet),
     ("invitations", accounts.InvitationViewSet),
     ("keys", accounts.KeyViewSet),
+    ("projects", accounts.ProjectViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
     ("routes", RouteViewSet),

@@ -15,6 +15,8 @@ app.conf.beat_schedule = {
         "task": "billing.tasks.ensure_partitions",
         "schedule": crontab(hour="3", minute="10"),
     },
+    "expire grants": {"task": "billing.tasks.expire_grants", "schedule": 60},
+    "watch budgets": {"task": "billing.tasks.watch_budgets", "schedule": 60},
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch targets": {"task": "inference.tasks.watch_targets", "schedule": 60},

@@ -1,5 +1,6 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
+from billing.models.budget import Budget, BudgetAlert
 from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
@@ -14,6 +15,8 @@ __all__ = [
     "Allowance",
     "Balance",
     "BillingProfile",
+    "Budget",
+    "BudgetAlert",
     "Entry",
     "GpuUsage",
     "Grant",

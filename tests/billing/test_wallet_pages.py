@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from accounts.models import Membership, Organization, User
 from accounts.roles import Role
-from billing import book, ledger, tax_ids, top_up, usage, wallet, wallet_pages
+from billing import book, ledger, payment_page, tax_ids, usage, wallet, wallet_pages
 from billing.ledger import Kind
 from billing.models import LedgerTransaction
 from billing.money import NANO, exact, shown
@@ -83,7 +83,7 @@ def test_preset_amounts_lead_to_the_payment(
 ) -> None:
     closed = alice_client.get("/o/acme/billing/").content.decode()
     assert "Your operator adds credit by hand" in closed
-    monkeypatch.setattr(top_up, "address", lambda organization: "/o/acme/billing/top-up/")
+    monkeypatch.setattr(payment_page, "address", lambda organization: "/o/acme/billing/top-up/")
     page = alice_client.get("/o/acme/billing/").content.decode()
     assert 'action="/o/acme/billing/top-up/"' in page
     assert 'name="amount" value="50"' in page
@@ -91,7 +91,7 @@ def test_preset_amounts_lead_to_the_payment(
 
 
 def test_without_payments_there_is_no_way_to_them(acme: Organization) -> None:
-    assert top_up.address(acme) == ""
+    assert payment_page.address(acme) == ""
 
 
 def test_the_ledger_goes_on_by_key(
