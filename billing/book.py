@@ -63,13 +63,14 @@ def line(organization: Organization, transaction: LedgerTransaction) -> Line:
 
 
 def _with_entries(organization: Organization, of: list[LedgerTransaction]) -> list[Line]:
-    entries: dict[UUID, list[Entry]] = {each.id: [] for each in of}
-    for entry in _entries(organization).filter(transaction__in=of).order_by("id"):
-        entries[entry.transaction_id].append(entry)
-    return [Line(each, entries[each.id]) for each in of]
+    found: dict[UUID, list[Entry]] = {each.id: [] for each in of}
+    for entry in entries(organization).filter(transaction__in=of).order_by("id"):
+        found[entry.transaction_id].append(entry)
+    return [Line(each, found[each.id]) for each in of]
 
 
-def _entries(organization: Organization) -> QuerySet[Entry]:
+def entries(organization: Organization) -> QuerySet[Entry]:
+    """All on its own accounts, with these."""
     mine = Entry.objects.filter(account__organization=organization)
     return mine.select_related("account", "account__grant")
 
@@ -77,7 +78,7 @@ def _entries(organization: Organization) -> QuerySet[Entry]:
 def export(organization: Organization) -> Iterator[tuple[Any, ...]]:
     """Every entry on its accounts in the order of EXPORTED, the newest first. Amounts are in units
     of the currency, with every digit."""
-    rows = _entries(organization).select_related("transaction")
+    rows = entries(organization).select_related("transaction")
     for entry in rows.order_by("-transaction_id", "id").iterator(chunk_size=2000):
         what, where = entry.transaction, entry.account
         yield (

@@ -12,9 +12,9 @@ from django.utils.translation import gettext_lazy as _
 from accounts.forms import StyledForm
 from accounts.models import ApiKey, Organization
 from billing import tax_ids
-from billing.models import BillingProfile, Budget, LedgerTransaction
+from billing.models import BillingProfile, Budget, LedgerTransaction, PriceBook
 from billing.models.budget import LEVELS
-from billing.money import CURRENCIES, decimals, minor, parse
+from billing.money import decimals, minor, parse
 from billing.periods import PeriodKind
 
 # Named as Stripe names them: they are told to it as they are.
@@ -79,8 +79,10 @@ class ProfileForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         own = self.instance.currency
         currency = self.fields["currency"]
-        choices = {own: own} | {code: code for code in CURRENCIES}
-        currency.choices = sorted(choices.items())  # type: ignore[attr-defined]
+        # What the operator has put no price on would cost nothing in another currency.
+        house = PriceBook.objects.filter(organization=None, versions__rates__nano__gt=0)
+        priced = {own, *house.values_list("currency", flat=True)}
+        currency.choices = [(code, code) for code in sorted(priced)]  # type: ignore[attr-defined]
         zone = self.instance.time_zone
         if zone not in ZONES:
             self.fields["time_zone"].choices += [(zone, zone)]  # type: ignore[attr-defined]

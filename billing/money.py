@@ -16,8 +16,6 @@ _WITHOUT = frozenset(
         *("RWF", "TWD", "UGX", "VND", "VUV", "XAF", "XOF", "XPF"),
     }
 )
-# What organizations may choose.
-CURRENCIES = ("AUD", "CAD", "CHF", "CNY", "EUR", "GBP", "HKD", "JPY", "KRW", "SGD", "TWD", "USD")
 _STRIPE_IN_HUNDREDTHS = frozenset({"TWD", "UGX"})  # by its API, in whole units all the same
 
 

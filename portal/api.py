@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.billing_api import BalanceViewSet, BudgetViewSet, LedgerViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -37,6 +38,9 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("balance", BalanceViewSet),
+    ("ledger", LedgerViewSet),
+    ("budgets", BudgetViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

@@ -9,12 +9,23 @@ from django.db import migrations, models
 import billing.models.budget
 import portal.lib.ids
 
-# A budget that is spent, or raised, is known to the gateways at once.
+# A budget that is spent or raised, and an organization that is stopped, is known to the gateways at once.
 TRIGGER = """
 CREATE TRIGGER notify_gateways AFTER DELETE OR UPDATE OF stopped_until
     ON billing_budget FOR EACH ROW EXECUTE FUNCTION modelport_notify_gateways();
+CREATE FUNCTION modelport_notify_of_block() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('modelport_gateway', TG_TABLE_NAME || ':' || NEW.organization_id::text);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER notify_of_block AFTER UPDATE OF blocked_at
+    ON billing_profile FOR EACH ROW EXECUTE FUNCTION modelport_notify_of_block();
 """
-UNDO = "DROP TRIGGER notify_gateways ON billing_budget;"
+UNDO = """
+DROP TRIGGER notify_of_block ON billing_profile;
+DROP FUNCTION modelport_notify_of_block();
+DROP TRIGGER notify_gateways ON billing_budget;
+"""
 
 
 class Migration(migrations.Migration):

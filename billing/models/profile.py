@@ -45,7 +45,7 @@ class BillingProfile(models.Model):
         return f"{self.organization}: {self.currency}"
 
     def block(self) -> None:
-        """Let none of its requests in. The gateways know within a minute."""
+        """Let none of its requests in."""
         BillingProfile.objects.filter(pk=self.pk, blocked_at=None).update(blocked_at=timezone.now())
         self.refresh_from_db(fields=["blocked_at"])
 
