@@ -148,7 +148,7 @@ def lines_csv(request: TenantRequest, number: str) -> HttpResponseBase:
             *(getattr(each, name) for name in LINE_COLUMNS),
             invoice.currency,
             plain(money.unit(each.nano)),
-            money.shown(each.minor, invoice.currency).replace(",", ""),
+            money.shown_minor(each.minor, invoice.currency).replace(",", ""),
         ]
         for each in lines
     )

@@ -203,7 +203,7 @@ class _Document:
 
     def _draw_row(self, row: _Row, y: float) -> float:
         line = row.line
-        amount = money.shown(line.minor, self.invoice.currency)
+        amount = money.shown_minor(line.minor, self.invoice.currency)
         # What is too long for its column is set smaller, not over its neighbour.
         many, price = quantity(line), line.unit_price
         size = min(9.0, 9 * QUANTITY_WIDTH / max(1.0, self._width(many, 9)))
@@ -229,10 +229,10 @@ class _Document:
             sums.append((invoice.tax_title, invoice.tax))
         for label, amount in sums:
             self._text(PRICE, y, label, 10, right=True)
-            self._text(RIGHT, y, money.shown(amount, invoice.currency), 10, right=True)
+            self._text(RIGHT, y, money.shown_minor(amount, invoice.currency), 10, right=True)
             y -= 15
         y -= 3
-        total = f"{invoice.currency} {money.shown(invoice.total, invoice.currency)}"
+        total = f"{invoice.currency} {money.shown_minor(invoice.total, invoice.currency)}"
         self._text(PRICE - 20, y, _("Total"), 12, BOLD, right=True)
         self._text(RIGHT, y, total, 12, BOLD, right=True)
 

@@ -131,7 +131,7 @@ def credit(
     )
     left = invoice.subtotal + given["net"]
     if not 0 < amount <= left:
-        shown = f"{money.shown(max(0, left), invoice.currency)} {invoice.currency}"
+        shown = f"{money.shown_minor(max(0, left), invoice.currency)} {invoice.currency}"
         raise Conflict(
             _("At most %(amount)s of this invoice can be given back.") % {"amount": shown}
         )

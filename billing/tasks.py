@@ -1,9 +1,15 @@
+from smtplib import SMTPException
 from uuid import UUID
 
 from celery import shared_task
 
 from accounts.models import Organization
-from billing import chain, invoices, usage
+from billing import budgets, chain, invoices, usage, wallet
+from billing.models import BudgetAlert
+
+# Tries at 1, 2, 4 … minutes, an hour at most, each sooner by chance: about four hours in all.
+RETRIES = {"retry_backoff": 60, "retry_backoff_max": 3600, "max_retries": 9}
+SOON = 5  # seconds: the transaction that made the alert is done by then
 
 
 @shared_task
@@ -31,3 +37,29 @@ def draw_invoices_of(organization_id: str) -> list[str]:
     """Draw what is due; the numbers of the invoices of those months."""
     organization = Organization.objects.get(id=UUID(organization_id))
     return [str(invoice.number) for invoice in invoices.draw_due(organization)]
+
+
+@shared_task
+def expire_grants() -> int:
+    """Take back what is left of promotional credit whose time has passed; how many those were."""
+    return wallet.expire_grants()
+
+
+@shared_task
+def watch_budgets() -> None:
+    """See what of the budgets is spent, stop what is to stop, and have people told."""
+    budgets.watch(announce)
+
+
+def announce(alert: BudgetAlert) -> None:
+    """Have everyone told, each by a task of their own, so that one trouble delays nobody else."""
+    for email in budgets.recipients(alert):
+        mail_budget_alert.apply_async((str(alert.id), email), countdown=SOON)
+
+
+@shared_task(autoretry_for=(OSError, SMTPException), **RETRIES)
+def mail_budget_alert(alert_id: str, email: str) -> None:
+    """Tell one person, unless the budget was removed meanwhile."""
+    known = BudgetAlert.objects.select_related("budget__organization")
+    if alert := known.filter(id=UUID(alert_id)).first():
+        budgets.mail(alert, email)

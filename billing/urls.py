@@ -1,7 +1,22 @@
-from django.urls import path
+from django.urls import include, path
 
-from billing import invoice_pages, price_pages, views
+from billing import budget_pages, invoice_pages, price_pages, views, wallet_pages
 
+billing = [
+    path("", wallet_pages.balance, name="billing"),
+    path("ledger/", wallet_pages.ledger, name="billing-ledger"),
+    path("ledger/export/", wallet_pages.ledger_export, name="billing-ledger-export"),
+    path(
+        "ledger/<uuid:transaction_id>/",
+        wallet_pages.ledger_transaction,
+        name="billing-ledger-transaction",
+    ),
+    path("budgets/", budget_pages.index, name="budgets"),
+    path("budgets/new/", budget_pages.create, name="budget-create"),
+    path("budgets/<uuid:budget_id>/", budget_pages.change, name="budget"),
+    path("budgets/<uuid:budget_id>/remove/", budget_pages.remove, name="budget-remove"),
+    path("profile/", wallet_pages.profile, name="billing-profile"),
+]
 urlpatterns = [
     path("pricing/", price_pages.pricing, name="pricing"),
     path("o/<slug:org>/usage/", views.usage, name="usage"),
@@ -24,4 +39,5 @@ urlpatterns = [
         invoice_pages.requests_csv,
         name="invoice-requests-csv",
     ),
+    path("o/<slug:org>/billing/", include(billing)),
 ]

@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.billing_api import BalanceViewSet, BudgetViewSet, LedgerViewSet
 from billing.invoice_api import InvoiceViewSet
 from billing.price_api import PriceViewSet
 from inference.adapters_api import AdapterViewSet
@@ -33,6 +34,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("members", accounts.MemberViewSet),
     ("invitations", accounts.InvitationViewSet),
     ("keys", accounts.KeyViewSet),
+    ("projects", accounts.ProjectViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
     ("adapters", AdapterViewSet),
@@ -40,6 +42,9 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("balance", BalanceViewSet),
+    ("ledger", LedgerViewSet),
+    ("budgets", BudgetViewSet),
     ("invoices", InvoiceViewSet),
     ("prices", PriceViewSet),
 ]

@@ -19,6 +19,8 @@ app.conf.beat_schedule = {
     "seal the ledger": {"task": "billing.tasks.seal_ledger", "schedule": crontab(minute="10")},
     # Every hour the first of a month begins somewhere.
     "draw invoices": {"task": "billing.tasks.draw_invoices", "schedule": crontab(minute="20")},
+    "expire grants": {"task": "billing.tasks.expire_grants", "schedule": 60},
+    "watch budgets": {"task": "billing.tasks.watch_budgets", "schedule": 60},
     "forget-old-answers": {"task": "accounts.tasks.forget_old_answers", "schedule": 3600},
     "bill GPU time": {"task": "inference.tasks.bill_gpu_time", "schedule": 60},
     "watch credit": {"task": "inference.tasks.watch_credit", "schedule": 60},

@@ -11,7 +11,7 @@ register = template.Library()
 @register.filter
 def minor(amount: int, currency: str) -> str:
     """Minor units as people write them: "1,234.50"."""
-    return money.shown(amount, currency)
+    return money.shown_minor(amount, currency)
 
 
 @register.filter

@@ -60,7 +60,7 @@ class CreditForm(StyledForm):
         except ValueError:
             raise forms.ValidationError(
                 _("Write an amount such as %(example)s.")
-                % {"example": money.shown(1250, self.invoice.currency)}
+                % {"example": money.shown_minor(1250, self.invoice.currency)}
             ) from None
         return money.minor(nano, self.invoice.currency)[0]
 

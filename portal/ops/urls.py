@@ -1,6 +1,6 @@
 from django.urls import path
 
-from portal.ops import approvals, failures, fleet, invoices, nodes, prices, tenants
+from portal.ops import approvals, credit, failures, fleet, invoices, nodes, prices, tenants
 
 urlpatterns = [
     path("", fleet.index, name="ops"),
@@ -8,6 +8,8 @@ urlpatterns = [
     path("nodes/<uuid:node_id>/<slug:verb>/", nodes.act, name="ops-node-act"),
     path("tenants/", tenants.index, name="ops-tenants"),
     path("tenants/<uuid:organization_id>/", tenants.show, name="ops-tenant"),
+    path("tenants/<uuid:organization_id>/credit/", credit.show, name="ops-credit"),
+    path("tenants/<uuid:organization_id>/credit/terms/", credit.terms, name="ops-credit-terms"),
     path("approvals/", approvals.index, name="ops-approvals"),
     path("approvals/<uuid:instance_id>/<slug:verb>/", approvals.decide, name="ops-decide"),
     path("prices/", prices.index, name="ops-prices"),
