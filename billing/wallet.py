@@ -115,7 +115,7 @@ def pay_in(
         return posted
     currency = profile_of(organization).currency
     receivable = ledger.account(A.RECEIVABLE, currency, organization)
-    owed = max(0, -_locked([receivable])[0])
+    owed = max(0, -_locked([receivable, wallet_of(organization)])[0])
     settled = min(owed, nano)
     entries = [(ledger.account(A.CASH, currency), -nano)]
     entries += [(receivable, settled)] if settled else []
@@ -127,6 +127,39 @@ def pay_in(
         organization=organization,
         description=description,
         refers_to=refers_to,
+    )
+
+
+@transaction.atomic
+def pay_out(
+    organization: Organization,
+    nano: int,
+    kind: str,
+    key: str,
+    *,
+    wholly: bool = False,
+    description: str = "",
+    refers_to: Mapping[str, Any] | None = None,
+) -> LedgerTransaction:
+    """Money goes back to whoever paid: out of the wallet, and what is spent already is owed.
+
+    `wholly`: only where the wallet has all of it. Once per key. Raises Overdrawn, KeyTaken.
+    """
+    if (posted := LedgerTransaction.objects.filter(key=key).first()) is not None:
+        return posted
+    currency = profile_of(organization).currency
+    mine, receivable = wallet_of(organization), ledger.account(A.RECEIVABLE, currency, organization)
+    left = max(0, _locked([mine, receivable])[0])
+    part = nano if wholly else min(nano, left)
+    entries = [(ledger.account(A.CASH, currency), nano), (mine, -part), (receivable, part - nano)]
+    return ledger.post(
+        kind,
+        key,
+        entries,
+        organization=organization,
+        description=description,
+        refers_to=refers_to,
+        not_below_zero=[mine],
     )
 
 
@@ -198,7 +231,9 @@ def _sources(organization: Organization, currency: str) -> list[tuple[LedgerAcco
     )
     first = grants.order_by("expires_at", "id").select_related("account")
     accounts = [given.account for given in first] + [wallet_of(organization)]
-    return list(zip(accounts, _locked(accounts), strict=True))
+    # What is owed too, though it pays nothing: two who lock in different orders wait for ever.
+    owed = ledger.account(A.RECEIVABLE, currency, organization)
+    return list(zip(accounts, _locked([*accounts, owed]), strict=False))
 
 
 def _locked(accounts: list[LedgerAccount]) -> list[int]:
