@@ -2,6 +2,7 @@ from typing import ClassVar
 
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
@@ -19,9 +20,9 @@ class AutoTopUp(models.Model):
     nano = models.BigIntegerField(_("Add"), default=0)
     # In a calendar month of UTC, all automatic top-ups together; null: as many as are needed.
     monthly_nano = models.BigIntegerField(_("In a month, at most"), null=True, blank=True)
-    # A card was declined: nothing more is tried until somebody has looked.
+    # A card was declined, or a payment went back: nothing more is tried until somebody has looked.
     paused_at = models.DateTimeField(null=True)
-    failure = models.CharField(max_length=64, blank=True)  # as Stripe calls it
+    failure = models.CharField(max_length=64, blank=True)  # as Stripe calls it; dispute, refund
     updated_at = models.DateTimeField(auto_now=True)
 
     objects = TenantQuerySet.as_manager()
@@ -39,6 +40,12 @@ class AutoTopUp(models.Model):
 
     def __str__(self) -> str:
         return f"{self.organization}: {self.nano} below {self.threshold_nano}"
+
+    @classmethod
+    def pause(cls, organization: Organization, why: str) -> None:
+        """Nothing more is charged until its people have looked."""
+        going = cls.objects.filter(organization=organization, paused_at=None)
+        going.update(paused_at=timezone.now(), failure=why[:64])
 
 
 class SavedCard(models.Model):

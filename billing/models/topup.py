@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
+from billing.models.auto_top_up import AutoTopUp
 from billing.models.ledger import LedgerTransaction
 from portal.lib.ids import uuid7
 
@@ -81,9 +82,12 @@ class TopUp(models.Model):
 
     def fail(self, failure: str) -> bool:
         """It will not be paid; False where it has ended already."""
-        return self.state == self.State.OPEN and self._end(
-            self.State.FAILED, failure=failure[:64] or "unknown"
-        )
+        failure = failure[:64] or "unknown"
+        if self.state != self.State.OPEN or not self._end(self.State.FAILED, failure=failure):
+            return False
+        if self.source == self.Source.AUTOMATIC:
+            AutoTopUp.pause(self.organization, failure)
+        return True
 
     def expire(self) -> bool:
         """Nobody paid in time; False where it has ended already."""

@@ -29,7 +29,7 @@ def begin(organization: Organization, by: User | None, return_url: str) -> str:
         {
             "mode": "setup",
             "customer": customer,
-            "payment_method_types": ["card"],
+            "allowed_payment_method_types": ["card"],
             "setup_intent_data": {"metadata": ours},
             "metadata": ours,
             # Stripe puts the session's id in place of the braces.

@@ -43,17 +43,20 @@ def settle_session(session_id: str) -> TopUp:
     )
     with transaction.atomic():
         top_up = _held(our_id(session, "top_up"))
-        if top_up.state == TopUp.State.PAID:
-            return top_up
-        _note_ids(top_up, session.id, id_of(session.payment_intent))
-        if session.payment_status == "paid":
-            _credit(top_up, f"checkout:{session.id}", {"checkout_session": session.id}, session)
-        elif session.status == "expired":
-            top_up.expire()
-        elif session.status == "complete":
-            _fail_if_over(top_up, session.payment_intent)
+        if top_up.state != TopUp.State.PAID:
+            _follow_session(top_up, session)
     cards.learn_of_payment(top_up, session.payment_intent)
     return top_up
+
+
+def _follow_session(top_up: TopUp, session: Session) -> None:
+    _note_ids(top_up, session.id, id_of(session.payment_intent))
+    if session.payment_status == "paid":
+        _credit(top_up, f"checkout:{session.id}", {"checkout_session": session.id}, session)
+    elif session.status == "expired":
+        top_up.expire()
+    elif session.status == "complete":
+        _fail_if_over(top_up, session.payment_intent)
 
 
 def settle_intent(intent_id: str) -> TopUp:

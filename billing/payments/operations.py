@@ -71,7 +71,8 @@ def _intent_made(call: StripeCall, answer: Any) -> None:
 
 
 def _refund_made(call: StripeCall, answer: Any) -> None:
-    TakenBack.objects.filter(id=_row(call)).update(stripe_id=answer.id)
+    made = TakenBack.objects.filter(id=_row(call), stripe_id="")
+    made.update(stripe_id=answer.id, status=answer.status or "")
 
 
 OPERATIONS = {

@@ -101,6 +101,15 @@ class Environment:
         return self.stripe_secret_key[2:8] == "_live_"
 
     @property
+    def payment_mode(self) -> str:
+        """ "live" where money moves; "test", "demo" (our stand-in) where it does not; else ""."""
+        if not self.stripe_secret_key:
+            return ""
+        if self.stripe_is_live:
+            return "live"
+        return "demo" if self.stripe_api_base else "test"
+
+    @property
     def payment_pages(self) -> tuple[str, ...]:
         """Origins of pages that people are sent to in order to pay."""
         if not self.stripe_secret_key:
@@ -350,7 +359,9 @@ def read(environ: Mapping[str, str]) -> Environment:
         stripe_webhook_secrets=_stripe_secrets(environ),
         stripe_api_base=_stripe_base(environ, "STRIPE_API_BASE"),
         stripe_tax=_flag(environ, "STRIPE_TAX", False),
-        payment_demo=_flag(environ, "PAYMENT_DEMO", True),
+        # Whoever opens the stand-in's pages gets credit: for this machine's own browser alone.
+        payment_demo=_flag(environ, "PAYMENT_DEMO", True)
+        and urlsplit(public_url).hostname in THIS_MACHINE,
     )
 
 
