@@ -1,6 +1,14 @@
 from django.urls import include, path
 
-from billing import budget_pages, invoice_pages, price_pages, views, wallet_pages
+from billing import (
+    budget_pages,
+    invoice_pages,
+    price_pages,
+    topup_views,
+    views,
+    wallet_pages,
+)
+from billing.payments import webhooks
 
 billing = [
     path("", wallet_pages.balance, name="billing"),
@@ -39,5 +47,9 @@ urlpatterns = [
         invoice_pages.requests_csv,
         name="invoice-requests-csv",
     ),
+    path("o/<slug:org>/billing/top-up/", topup_views.top_up, name="top-up"),
+    path("o/<slug:org>/billing/card/", topup_views.card, name="card-save"),
+    path("o/<slug:org>/billing/portal/", topup_views.portal, name="payment-portal"),
     path("o/<slug:org>/billing/", include(billing)),
+    path("stripe/webhook/", webhooks.receive, name="stripe-webhook"),
 ]

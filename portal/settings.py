@@ -209,7 +209,8 @@ CONTENT_SECURITY_POLICY = {
         "img-src": [SELF, "data:"],
         "font-src": [SELF],
         "connect-src": [SELF],
-        "form-action": [SELF],
+        # Browsers hold redirects after a form to it too: to where people pay.
+        "form-action": [SELF, *ENV.payment_pages],
         "base-uri": [SELF],
         "object-src": [NONE],
         "frame-ancestors": [NONE],
@@ -268,5 +269,6 @@ LOGGING = {
     "loggers": {
         "httpx2": {"level": "WARNING"},  # its INFO lines have addresses with what people search for
         "uvicorn": {"level": "WARNING"},
+        "stripe": {"level": "WARNING"},
     },
 }

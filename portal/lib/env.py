@@ -11,7 +11,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,9 @@ from urllib.parse import quote, urlsplit
 SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
 MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail", "filemail", "dummymail")
 LONGEST_WAIT = 3600  # seconds; after that a gateway ends any request
+STRIPE_KEYS = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
+STRIPE_PAGES = ("https://checkout.stripe.com", "https://billing.stripe.com")
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
 
 
@@ -63,6 +66,11 @@ class Environment:
     wake_wait: int  # seconds that a request waits for an instance to wake
     drain: int  # seconds that answers under way have when a gateway of its own is told to end
     access_log: str  # a path, "-" for standard output, empty for none
+    stripe_secret_key: str = field(repr=False)  # empty: no payments
+    stripe_webhook_secrets: tuple[str, ...] = field(repr=False)  # the old and the new one
+    stripe_api_base: str  # empty: Stripe's own; else a server of this machine
+    stripe_tax: bool  # whether Stripe adds tax to what people pay
+    payment_demo: bool  # whether `modelport up` without a key runs a stand-in for Stripe
 
     @property
     def run_dir(self) -> Path:
@@ -95,6 +103,27 @@ class Environment:
                 f"{self.run_dir} belongs to someone else. Remove it, or choose a MODELPORT_HOME "
                 "with a shorter and plainer name."
             )
+
+    @property
+    def stripe_is_live(self) -> bool:
+        """Whether money moves."""
+        return self.stripe_secret_key[2:8] == "_live_"
+
+    @property
+    def payment_mode(self) -> str:
+        """ "live" where money moves; "test", "demo" (our stand-in) where it does not; else ""."""
+        if not self.stripe_secret_key:
+            return ""
+        if self.stripe_is_live:
+            return "live"
+        return "demo" if self.stripe_api_base else "test"
+
+    @property
+    def payment_pages(self) -> tuple[str, ...]:
+        """Origins of pages that people are sent to in order to pay."""
+        if not self.stripe_secret_key:
+            return ()
+        return (self.stripe_api_base,) if self.stripe_api_base else STRIPE_PAGES
 
     @property
     def node_socket(self) -> Path:
@@ -297,6 +326,37 @@ def _url(environ: Mapping[str, str], name: str, schemes: tuple[str, ...], defaul
     return value
 
 
+def _stripe_key(environ: Mapping[str, str], name: str, public_url: str) -> str:
+    """Values are not repeated in what is said of them: they are secrets."""
+    value = environ.get(name, "").strip()
+    if value and not value.startswith(STRIPE_KEYS):
+        raise EnvironmentProblem(f"{name} must begin with one of {', '.join(STRIPE_KEYS)}.")
+    if value[2:8] == "_live_":
+        if not public_url.startswith("https://"):
+            raise EnvironmentProblem(
+                f"{name} is a live key, with which money moves: set MODELPORT_URL=https://… first."
+            )
+        if not environ.get("STRIPE_WEBHOOK_SECRET", "").strip():
+            raise EnvironmentProblem(f"{name} is a live key: set STRIPE_WEBHOOK_SECRET too.")
+    return value
+
+
+def _stripe_secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
+    values = _list(environ, "STRIPE_WEBHOOK_SECRET")
+    if not all(value.startswith("whsec_") for value in values):
+        raise EnvironmentProblem("STRIPE_WEBHOOK_SECRET must begin with whsec_.")
+    return values
+
+
+def _stripe_base(environ: Mapping[str, str], name: str) -> str:
+    value = _url(environ, name, ("http", "https")).rstrip("/")
+    if value and urlsplit(value).hostname not in THIS_MACHINE:
+        raise EnvironmentProblem(f"{name} may only name this machine, as http://127.0.0.1:12111.")
+    if value and environ.get("STRIPE_SECRET_KEY", "").strip()[2:8] == "_live_":
+        raise EnvironmentProblem(f"{name} is for test keys; STRIPE_SECRET_KEY is a live one.")
+    return value
+
+
 def read(environ: Mapping[str, str]) -> Environment:
     """Read and check the variables. Raises EnvironmentProblem."""
     port = _port(environ)
@@ -345,6 +405,13 @@ def read(environ: Mapping[str, str]) -> Environment:
         drain=_seconds(environ, "DRAIN_SECONDS", 600),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
+        stripe_secret_key=_stripe_key(environ, "STRIPE_SECRET_KEY", public_url),
+        stripe_webhook_secrets=_stripe_secrets(environ),
+        stripe_api_base=_stripe_base(environ, "STRIPE_API_BASE"),
+        stripe_tax=_flag(environ, "STRIPE_TAX", False),
+        # Whoever opens the stand-in's pages gets credit: for this machine's own browser alone.
+        payment_demo=_flag(environ, "PAYMENT_DEMO", True)
+        and urlsplit(public_url).hostname in THIS_MACHINE,
     )
 
 
