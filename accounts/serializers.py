@@ -63,8 +63,8 @@ class ProjectField(serializers.PrimaryKeyRelatedField[Project]):
 
     def get_queryset(self) -> QuerySet[Project]:
         """Who asks for a stranger's hears what they hear of one that is not there."""
-        organization = self.context.get("organization")
-        return Project.objects.for_organization(organization).open()
+        organization = self.context.get("organization")  # None in the schema
+        return Project.objects.open().filter(organization=organization)
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):

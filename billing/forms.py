@@ -138,7 +138,7 @@ class BudgetForm(StyledForm):
         label=_("First month of the fiscal year"),
         choices=list(MONTHS.items()),
         coerce=int,
-        empty_value=1,
+        empty_value=1,  # type: ignore[arg-type]  # it is what wanted() is to find
         required=False,
     )
     levels = forms.TypedMultipleChoiceField(

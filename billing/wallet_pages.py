@@ -77,7 +77,7 @@ def ledger_export(request: TenantRequest) -> StreamingHttpResponse:
 def ledger_transaction(request: TenantRequest, transaction_id: UUID) -> HttpResponse:
     """One transaction: its entries, and the usage that it charges for."""
     mine = LedgerTransaction.objects.for_organization(request.organization)
-    found = get_object_or_404(mine.select_related("reverses", "reversed_by"), id=transaction_id)
+    found = get_object_or_404(mine.select_related("organization", "reverses", "reversed_by"), id=transaction_id)
     requests = _requests(found)
     context = {
         "transaction": found,
@@ -112,7 +112,7 @@ def _requests(charged: LedgerTransaction) -> list[UsageEvent]:
     first, last = _uuid(str(span.get("first", ""))), _uuid(str(span.get("last", "")))
     if first is None or last is None:
         return []
-    mine = UsageEvent.objects.filter(organization_id=charged.organization_id)
+    mine = UsageEvent.objects.filter(organization=charged.organization)
     return list(
         mine.filter(
             request_id__gte=first, request_id__lte=last, transaction_id=charged.id
@@ -124,7 +124,7 @@ def _stretches(charged: LedgerTransaction) -> list[GpuUsage]:
     interval = _uuid(str(charged.refers_to.get("interval", "")))
     if interval is None:
         return []
-    mine = GpuUsage.objects.filter(organization_id=charged.organization_id)
+    mine = GpuUsage.objects.filter(organization=charged.organization)
     return list(mine.filter(interval_id=interval, transaction_id=charged.id))
 
 
