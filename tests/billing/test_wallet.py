@@ -1,6 +1,7 @@
 """What is spent first, what is owed, and what expires."""
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from accounts.models import Organization, User
-from billing import ledger, wallet
+from billing import holds, ledger, wallet
 from billing.ledger import AlreadyReversed, KeyTaken, Kind, LedgerProblem, Overdrawn
 from billing.models import Balance, LedgerAccount
 from billing.money import NANO
@@ -86,14 +87,6 @@ def test_grants_whose_keys_begin_alike_are_two(acme: Organization, alice: User) 
         wallet.grant(acme, 6, alice, reason="x", key="k" * 64 + "a")
 
 
-def test_what_has_lapsed_is_not_there_to_be_spent(acme: Organization, alice: User) -> None:
-    past = timezone.now() - timedelta(seconds=1)
-    wallet.grant(acme, 5, alice, reason="x", key="a", expires_at=past)
-    assert wallet.funds(acme).available == 0
-    used(acme, 3, "used")
-    assert wallet.funds(acme) == wallet.Funds("USD", 0, 0, 3)
-
-
 def test_money_that_goes_back_and_is_spent_already_is_owed(acme: Organization) -> None:
     wallet.pay_in(acme, 10, Kind.TOPUP, "paid")
     used(acme, 7, "used")
@@ -102,6 +95,15 @@ def test_money_that_goes_back_and_is_spent_already_is_owed(acme: Organization) -
     assert wallet.funds(acme) == wallet.Funds("USD", 3, 0, 0)
     wallet.pay_out(acme, 10, Kind.DISPUTE, "dispute")
     assert wallet.funds(acme) == wallet.Funds("USD", 0, 0, 7)
+
+
+def test_money_that_a_gateway_holds_is_not_paid_out(acme: Organization) -> None:
+    wallet.pay_in(acme, 10, Kind.TOPUP, "paid")
+    holds.take(acme, "gateway", machine=uuid4(), held=0, want=4, least=4)
+    with pytest.raises(Overdrawn):
+        wallet.pay_out(acme, 7, Kind.REFUND, "all", wholly=True)
+    wallet.pay_out(acme, 6, Kind.REFUND, "what is free", wholly=True)
+    assert wallet.funds(acme).wallet == 4
 
 
 def test_undoing_a_top_up_that_is_spent_leaves_a_debt(acme: Organization) -> None:
