@@ -3,17 +3,15 @@
 Every transaction has a key; the same key again posts nothing, so whatever posts may be repeated.
 The entries of a transaction sum to 0, which the database checks when it commits. Balances are kept
 in the same transaction, and their rows are locked in one order, so that no two posts wait for each
-other.
+other. The day that a transaction belongs to is the database's to say (see `billing.chain`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
 from typing import Any
 from uuid import UUID
 
 from django.db import connection, transaction
-from django.utils import timezone
 
 from accounts.models import Organization
 from billing.models import Balance, Entry, LedgerAccount, LedgerTransaction
@@ -36,6 +34,10 @@ class Overdrawn(LedgerProblem):
 
 class KeyTaken(LedgerProblem):
     """The key belongs to a transaction that says something else."""
+
+
+class AlreadyReversed(LedgerProblem):
+    """It was undone before, under another key."""
 
 
 def account(
@@ -64,6 +66,39 @@ def lock(accounts: Sequence[LedgerAccount]) -> list[int]:
     return [found[id_] for id_ in ids]
 
 
+def claim(key: str) -> LedgerTransaction | None:
+    """What was posted under the key. If nothing was, nobody else posts under it until the end of
+    this transaction: so whoever looks at balances to find what to post finds it once."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('ledger key'), hashtext(%s))", [key])
+    return LedgerTransaction.objects.filter(key=key).first()
+
+
+def entries_of(
+    organization: Organization, before: int | None = None, limit: int = 50
+) -> list[Entry]:
+    """On its accounts, the newest first: those whose ids are less than `before`, at most `limit`.
+
+    Each with its account and transaction.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_NEWEST, {"of": organization.id, "before": before, "limit": limit})
+        ids = [row[0] for row in cursor.fetchall()]
+    found = Entry.objects.filter(id__in=ids).select_related("account", "transaction")
+    return list(found.order_by("-id"))
+
+
+# A few rows of each account, however many it has: by the index of accounts and ids.
+_NEWEST = """
+    SELECT entry.id FROM billing_ledger_account account, LATERAL (
+        SELECT id FROM billing_ledger_entry
+        WHERE account_id = account.id AND (%(before)s::bigint IS NULL OR id < %(before)s::bigint)
+        ORDER BY id DESC LIMIT %(limit)s
+    ) entry
+    WHERE account.organization_id = %(of)s ORDER BY entry.id DESC LIMIT %(limit)s
+"""
+
+
 @transaction.atomic
 def post(
     kind: str,
@@ -83,26 +118,21 @@ def post(
     """
     amounts = _amounts(entries.items() if isinstance(entries, Mapping) else entries)
     currency = _currency(amounts)
-    owner = organization.id if isinstance(organization, Organization) else organization
-    made, new = LedgerTransaction.objects.get_or_create(
-        key=key,
-        defaults={
-            "kind": kind,
-            "organization_id": owner,
-            "currency": currency,
-            "description": description,
-            "refers_to": dict(refers_to or {}),
-            "reverses": reverses,
-        },
-    )
-    if not new:
+    if (made := claim(key)) is not None:
         if made.kind != kind or _posted(made) != {a.id: n for a, n in amounts.items()}:
             raise KeyTaken(key)
         return made
-    today = timezone.now().astimezone(UTC).date()
+    made = LedgerTransaction.objects.create(
+        kind=kind,
+        key=key,
+        organization_id=organization.id if isinstance(organization, Organization) else organization,
+        currency=currency,
+        description=description,
+        refers_to=dict(refers_to or {}),
+        reverses=reverses,
+    )
     Entry.objects.bulk_create(
-        Entry(transaction=made, account=each, nano=nano, day=today)
-        for each, nano in amounts.items()
+        Entry(transaction=made, account=each, nano=nano) for each, nano in amounts.items()
     )
     _add_to_balances(amounts, {each.id for each in not_below_zero})
     return made
@@ -130,7 +160,6 @@ def post_new(postings: Sequence[Posting]) -> None:
     made: list[LedgerTransaction] = []
     entries: list[Entry] = []
     sums: dict[LedgerAccount, int] = {}
-    today = timezone.now().astimezone(UTC).date()
     for posting in postings:
         amounts = _amounts(posting.entries)
         currency = _currency(amounts)
@@ -146,25 +175,38 @@ def post_new(postings: Sequence[Posting]) -> None:
             )
         )
         for each, nano in amounts.items():
-            entries.append(Entry(transaction_id=posting.id, account=each, nano=nano, day=today))
+            entries.append(Entry(transaction_id=posting.id, account=each, nano=nano))
             sums[each] = sums.get(each, 0) + nano
     LedgerTransaction.objects.bulk_create(made)
     Entry.objects.bulk_create(entries)
     _add_to_balances(sums, set())
 
 
+@transaction.atomic
 def reverse(what: LedgerTransaction, key: str, *, description: str = "") -> LedgerTransaction:
-    """Undo it by entries of the opposite sign, once."""
-    entries = [(e.account, -e.nano) for e in what.entries.select_related("account")]
+    """Undo it by entries of the opposite sign, once.
+
+    What was credited by it and is spent leaves its account below 0: where that may be, see
+    `wallet.undo`. Raises AlreadyReversed, KeyTaken.
+    """
+    check_reversible(what, key)
     return post(
         Kind.REVERSAL,
         key,
-        entries,
+        [(e.account, -e.nano) for e in what.entries.select_related("account")],
         organization=what.organization_id,
         description=description,
         refers_to={"transaction": str(what.id)},
         reverses=what,
     )
+
+
+def check_reversible(what: LedgerTransaction, key: str) -> None:
+    """Nobody else undoes it until the end of this transaction. Raises AlreadyReversed: by another
+    key."""
+    claim(f"reversal of {what.id}")
+    if LedgerTransaction.objects.filter(reverses=what).exclude(key=key).exists():
+        raise AlreadyReversed(f"transaction {what.id} was undone before")
 
 
 def _amounts(entries: Iterable[tuple[LedgerAccount, int]]) -> dict[LedgerAccount, int]:

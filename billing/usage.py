@@ -52,8 +52,8 @@ _STAGING = "billing_usage_incoming"
 # Whose key it is is looked up when its use is booked: it says nothing of a member who has left.
 _INSERT = f"""
     WITH new AS (
-        INSERT INTO billing_usage ({_COLUMN_LIST}, membership_id)
-        SELECT {", ".join(f"i.{name}" for name in COLUMNS)}, m.id
+        INSERT INTO billing_usage ({_COLUMN_LIST}, membership_id, project_id)
+        SELECT {", ".join(f"i.{name}" for name in COLUMNS)}, m.id, k.project_id
         FROM {_STAGING} AS i
         LEFT JOIN accounts_apikey AS k
             ON k.id = i.key_id AND k.organization_id = i.organization_id

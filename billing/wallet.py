@@ -4,6 +4,7 @@ Promotional credit goes first, the one that expires first before others; then wh
 then, for who pays later or where usage was under way when the credit ended, what is owed.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,13 +12,13 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
 from accounts.models import Organization, User
 from billing import holds, ledger
-from billing.ledger import Kind, Posting
+from billing.ledger import KeyTaken, Kind, LedgerProblem, Overdrawn, Posting
 from billing.models import BillingProfile, Grant, LedgerAccount, LedgerTransaction
 from portal.lib.ids import uuid7
 
@@ -84,13 +85,13 @@ def charge(
 ) -> LedgerTransaction:
     """Book what was used. It has been used, so it is never refused: what no credit covers is owed.
 
-    Once per key. Raises KeyTaken.
+    Once per key. Raises KeyTaken; LedgerProblem: not more than 0.
     """
-    if (posted := LedgerTransaction.objects.filter(key=key).first()) is not None:
-        return posted
-    currency = profile_of(organization).currency
-    sources = _sources([(organization.id, currency)])[organization.id, currency]
+    currency = _currency_for(organization, nano)
     revenue = ledger.account(A.REVENUE, currency)
+    if (posted := _posted(key, kind, revenue, nano)) is not None:
+        return posted
+    sources = _sources([(organization.id, currency)])[organization.id, currency]
     entries = _spent(organization.id, revenue, nano, sources)
     return ledger.post(
         kind,
@@ -151,18 +152,142 @@ def pay_in(
     refers_to: Mapping[str, Any] | None = None,
 ) -> LedgerTransaction:
     """Credit what was paid, by card or by the operator's word: what is owed first, the rest to the
-    wallet. Once per key."""
-    if (posted := LedgerTransaction.objects.filter(key=key).first()) is not None:
+    wallet. Once per key. Raises KeyTaken; LedgerProblem: not more than 0."""
+    currency = _currency_for(organization, nano)
+    cash = ledger.account(A.CASH, currency)
+    if (posted := _posted(key, kind, cash, -nano)) is not None:
         return posted
-    currency = profile_of(organization).currency
-    receivable = ledger.account(A.RECEIVABLE, currency, organization)
-    wallet = wallet_of(organization)
+    mine, receivable = wallet_of(organization), ledger.account(A.RECEIVABLE, currency, organization)
     # Both at once, in the one order: who charges at the same time needs both as well.
-    owed = max(0, -_locked([receivable, wallet])[0])
+    owed = max(0, -ledger.lock([receivable, mine])[0])
     settled = min(owed, nano)
-    entries = [(ledger.account(A.CASH, currency), -nano)]
-    entries += [(receivable, settled)] if settled else []
-    entries += [(wallet, nano - settled)] if nano > settled else []
+    posted = ledger.post(
+        kind,
+        key,
+        [(cash, -nano), (receivable, settled), (mine, nano - settled)],
+        organization=organization,
+        description=description,
+        refers_to=refers_to,
+    )
+    holds.credited(organization)
+    return posted
+
+
+@transaction.atomic
+def pay_out(
+    organization: Organization,
+    nano: int,
+    kind: str,
+    key: str,
+    *,
+    wholly: bool = False,
+    description: str = "",
+    refers_to: Mapping[str, Any] | None = None,
+) -> LedgerTransaction:
+    """Money goes back to whoever paid: out of the wallet, and what is spent already is owed.
+
+    `wholly`: only where the wallet has all of it, and nobody holds any of it. Once per key. Raises
+    Overdrawn, KeyTaken; LedgerProblem: not more than 0.
+    """
+    currency = _currency_for(organization, nano)
+    cash = ledger.account(A.CASH, currency)
+    if (posted := _posted(key, kind, cash, nano)) is not None:
+        return posted
+    mine, receivable = wallet_of(organization), ledger.account(A.RECEIVABLE, currency, organization)
+    left = max(0, ledger.lock([mine, receivable])[0])
+    if wholly and holds.available(organization) < nano:
+        raise Overdrawn(mine.id)
+    part = nano if wholly else min(nano, left)
+    return ledger.post(
+        kind,
+        key,
+        [(cash, nano), (mine, -part), (receivable, part - nano)],
+        organization=organization,
+        description=description,
+        refers_to=refers_to,
+        not_below_zero=[mine],
+    )
+
+
+@transaction.atomic
+def undo(what: LedgerTransaction, key: str, *, description: str = "") -> LedgerTransaction:
+    """Reverse a transaction of an organization, once. What it credited and is spent already cannot
+    be taken back: that is owed. Raises AlreadyReversed, KeyTaken."""
+    ledger.check_reversible(what, key)
+    if (posted := ledger.claim(key)) is not None:
+        if posted.reverses_id != what.id:
+            raise KeyTaken(key)
+        return posted
+    owner = what.organization_id
+    mine = ledger.account(A.WALLET, what.currency, owner)
+    receivable = ledger.account(A.RECEIVABLE, what.currency, owner)
+    changes = {mine: 0, receivable: 0}
+    changes |= {e.account: -e.nano for e in what.entries.select_related("account")}
+    theirs = [account for account in changes if account.organization_id == owner]
+    before = dict(zip(theirs, ledger.lock(theirs), strict=True))
+    for account in theirs:
+        if account != receivable:
+            spent = max(0, -changes[account] - max(0, before[account]))
+            changes[account] += spent
+            changes[receivable] -= spent
+    # What was owed for it and has been paid since is theirs again.
+    paid = max(0, before[receivable] + changes[receivable])
+    changes[receivable] -= paid
+    changes[mine] += paid
+    # What comes back to a grant that has expired is taken back as the rest of it was.
+    Grant.objects.filter(account__in=[a for a in theirs if changes[a] > 0]).update(expired_at=None)
+    undone = ledger.post(
+        Kind.REVERSAL,
+        key,
+        changes,
+        organization=owner,
+        description=description,
+        refers_to={"transaction": str(what.id)},
+        reverses=what,
+    )
+    if what.organization is not None:
+        holds.credited(what.organization)
+    return undone
+
+
+def hold(organization: Organization, currency: str) -> None:
+    """Until the end of the transaction nothing is charged to it: what is booked is complete."""
+    _sources([(organization.id, currency)])
+
+
+@transaction.atomic
+def settle(
+    organization: Organization,
+    house: Mapping[LedgerAccount, int],
+    kind: str,
+    key: str,
+    *,
+    description: str = "",
+    refers_to: Mapping[str, Any] | None = None,
+) -> LedgerTransaction | None:
+    """Post these amounts to the house's accounts, of one currency, and the other side to the
+    organization: what it is charged as usage is, what it gets to what it owes first, the rest to
+    its wallet. Once per key; None where there is nothing to post."""
+    amounts = {account: nano for account, nano in house.items() if nano}
+    if not amounts:
+        return None
+    if (posted := ledger.claim(key)) is not None:
+        return posted
+    currency = next(iter(amounts)).currency
+    charged = sum(amounts.values())
+    sources = _sources([(organization.id, currency)])[organization.id, currency]
+    entries = list(amounts.items())
+    if charged > 0:
+        any_account = next(iter(amounts))
+        entries += _spent(organization.id, any_account, charged, sources)[1:]
+    elif charged < 0:
+        owed = next((each for each in sources if each[0].kind == A.RECEIVABLE), None)
+        settled = min(-charged, max(0, -owed[1])) if owed else 0
+        if owed and settled:
+            entries.append((owed[0], settled))
+        if -charged > settled:
+            wallet = ledger.account(A.WALLET, currency, organization)
+            entries.append((wallet, -charged - settled))
     posted = ledger.post(
         kind,
         key,
@@ -171,7 +296,8 @@ def pay_in(
         description=description,
         refers_to=refers_to,
     )
-    holds.credited(organization)
+    if charged < 0:
+        holds.credited(organization)
     return posted
 
 
@@ -185,9 +311,9 @@ def grant(
     key: str,
     expires_at: datetime | None = None,
 ) -> Grant:
-    """Give promotional credit, once per key."""
-    currency = profile_of(organization).currency
-    account = ledger.account(A.GRANT, currency, organization, reference=key[:64])
+    """Give promotional credit, once per key. Raises KeyTaken; LedgerProblem: not more than 0."""
+    currency = _currency_for(organization, nano)
+    account = ledger.account(A.GRANT, currency, organization, reference=_reference(key))
     given, new = Grant.objects.get_or_create(
         account=account,
         defaults={
@@ -198,6 +324,8 @@ def grant(
             "created_by": by,
         },
     )
+    if given.nano != nano:
+        raise KeyTaken(key)
     if new:
         house = ledger.account(A.PROMOTION, currency)
         ledger.post(
@@ -235,7 +363,7 @@ def _expire(given: Grant, now: datetime) -> bool:
         house = ledger.account(A.PROMOTION, given.account.currency)
         ledger.post(
             Kind.EXPIRY,
-            f"expiry:{given.id}:{left}",  # of a grant there is only ever less
+            f"expiry:{given.id}:{given.account.entries.count()}",
             {given.account: -back, house: back},
             organization=given.organization,
             description=given.reason,
@@ -266,7 +394,7 @@ def _sources(payers: Iterable[Payer]) -> dict[Payer, list[tuple[LedgerAccount, i
         if payer in found:
             found[payer].append(account)
     accounts = [account for theirs in found.values() for account in theirs]
-    balance = dict(zip(accounts, _locked(accounts), strict=True))
+    balance = dict(zip(accounts, ledger.lock(accounts), strict=True))
     order = (A.GRANT, A.WALLET, A.RECEIVABLE)
     return {
         payer: [
@@ -299,15 +427,23 @@ def _spent(
     return entries
 
 
-def _locked(accounts: list[LedgerAccount]) -> list[int]:
-    """Their balances, which nobody else changes until the end of the transaction. Rows are locked
-    in the order in which the ledger locks them."""
-    ids = [account.id for account in accounts]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT account_id, nano FROM billing_ledger_balance WHERE account_id = ANY(%s) "
-            "ORDER BY account_id FOR UPDATE",
-            [ids],
-        )
-        found = dict(cursor.fetchall())
-    return [found.get(id_, 0) for id_ in ids]
+def _currency_for(organization: Organization, nano: int) -> str:
+    if nano <= 0:
+        raise LedgerProblem("an amount is more than 0")
+    return profile_of(organization).currency
+
+
+def _posted(key: str, kind: str, house: LedgerAccount, nano: int) -> LedgerTransaction | None:
+    """What was posted under the key, which is then for this amount; it may have been taken from
+    other accounts than it would be now. Raises KeyTaken."""
+    posted = ledger.claim(key)
+    if posted is None:
+        return None
+    if posted.kind != kind or not posted.entries.filter(account=house, nano=nano).exists():
+        raise KeyTaken(key)
+    return posted
+
+
+def _reference(key: str) -> str:
+    """A name for the account, of what length it may have."""
+    return key if len(key) <= 64 else hashlib.sha256(key.encode()).hexdigest()

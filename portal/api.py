@@ -19,6 +19,8 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.billing_api import BalanceViewSet, BudgetViewSet, LedgerViewSet
+from billing.invoice_api import InvoiceViewSet
 from billing.price_api import PriceViewSet
 from inference.adapters_api import AdapterViewSet
 from inference.api import InstanceViewSet
@@ -32,6 +34,7 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("members", accounts.MemberViewSet),
     ("invitations", accounts.InvitationViewSet),
     ("keys", accounts.KeyViewSet),
+    ("projects", accounts.ProjectViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
     ("adapters", AdapterViewSet),
@@ -39,6 +42,10 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("balance", BalanceViewSet),
+    ("ledger", LedgerViewSet),
+    ("budgets", BudgetViewSet),
+    ("invoices", InvoiceViewSet),
     ("prices", PriceViewSet),
 ]
 

@@ -41,6 +41,7 @@ LOG_BYTES = 20_000_000  # a log longer than this is set aside at the next start
 # In the order of starting; they are stopped in this order too, so that requests end first, then
 # the makers of work, and the meter ships what the others wrote last.
 PROCESSES = ("web", "beat", "worker", "controller", "node", "meter")
+PAYMENTS = "payments"  # the stand-in for Stripe, where there is no key; last, as others ask it
 GRACE = {"web": 30.0, "worker": 20.0, "node": 60.0}  # seconds; others have 10
 
 
@@ -162,7 +163,8 @@ def run(env: Environment, *, keep_engines: bool) -> None:
         stop = stack.enter_context(stop_requested())
         base = stack.enter_context(servers(env))
         prepare(env)
-        children = [_command(env, name, keep_engines) for name in PROCESSES]
+        demo = [payment_demo(env)] if env.payment_demo and not env.stripe_secret_key else []
+        children = [_command(env, name, keep_engines) for name in PROCESSES] + demo
         listener = Listener(children)
         stack.callback(stop_all, children)
         for child in children:
@@ -311,7 +313,10 @@ def _command(env: Environment, name: str, keep_engines: bool) -> Child:
         argv.append("--stop-engines")
     if name == "web":
         argv.append("--gateway")
+    return _child(env, name, argv)
 
+
+def _child(env: Environment, name: str, argv: list[str]) -> Child:
     def start(output: int) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
             argv,
@@ -325,11 +330,33 @@ def _command(env: Environment, name: str, keep_engines: bool) -> Child:
     return Child(name, start, env.home / "logs" / f"{name}.log")
 
 
+def payment_demo(env: Environment) -> Child:
+    """The stand-in for Stripe, on a port of its own on this machine; the other processes learn of
+    it by their environment, as they would of Stripe itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    os.environ |= {
+        "STRIPE_SECRET_KEY": f"sk_test_{env.secret('payment_demo_key')}",
+        "STRIPE_WEBHOOK_SECRET": f"whsec_{env.secret('payment_demo_webhook')}",
+        "STRIPE_API_BASE": f"http://127.0.0.1:{port}",
+    }
+    home = env.home / "payments"
+    webhook = f"{_own_address(env)}/stripe/webhook/"
+    module = ["-m", "billing.localstripe", "--port", str(port), "--home", str(home)]
+    argv = [sys.executable, *module, "--webhook", webhook]
+    return _child(env, PAYMENTS, argv)
+
+
+def _own_address(env: Environment) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(env.host, env.host)  # noqa: S104
+    return f"http://{host}:{env.port}"
+
+
 def wait_for_web(env: Environment, children: list[Child], stop: list[int]) -> None:
     """Until a page can be had. Raises UpProblem if the web process dies or never answers."""
     web = children[0]
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(env.host, env.host)  # noqa: S104
-    url = f"http://{host}:{env.port}/healthz"
+    url = f"{_own_address(env)}/healthz"
     deadline = time.monotonic() + START_TIMEOUT
     while not stop:
         if web.process is None or web.process.poll() is not None:

@@ -32,7 +32,7 @@ def _start() -> None:
     env = read({"MODELPORT_HOME": str(_home)})
     if "DATABASE_URL" not in os.environ:
         _start_postgres(env)
-        os.environ["DATABASE_URL"] = env.database
+        os.environ["DATABASE_URL"] = env.database_owner  # who may make databases
     if "REDIS_URL" not in os.environ or os.environ["REDIS_URL"] == os.environ.get(OURS):
         _start_redis(env)
         os.environ["REDIS_URL"] = os.environ[OURS] = env.redis

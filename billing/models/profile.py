@@ -1,6 +1,7 @@
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
@@ -34,6 +35,8 @@ class BillingProfile(models.Model):
     restarts_instances = models.BooleanField(
         _("start stopped instances again after a top-up"), default=False
     )
+    # The operator has stopped it: nothing is let in, whatever its credit is.
+    blocked_at = models.DateTimeField(null=True)
 
     objects = TenantQuerySet.as_manager()
 
@@ -50,3 +53,18 @@ class BillingProfile(models.Model):
 
     def __str__(self) -> str:
         return f"{self.organization}: {self.currency}"
+
+    def block(self) -> None:
+        """Let none of its requests in."""
+        BillingProfile.objects.filter(pk=self.pk, blocked_at=None).update(blocked_at=timezone.now())
+        self.refresh_from_db(fields=["blocked_at"])
+
+    def unblock(self) -> None:
+        """Let its requests in again."""
+        BillingProfile.objects.filter(pk=self.pk).update(blocked_at=None)
+        self.blocked_at = None
+
+    def pay_later(self, postpaid: bool) -> None:
+        """Whether usage may go on without credit, and is owed."""
+        BillingProfile.objects.filter(pk=self.pk).update(postpaid=postpaid)
+        self.postpaid = postpaid

@@ -80,7 +80,19 @@ _CREDIT = """
 _LIMITS = """
     SELECT id, scope, meter, "window", amount,
         COALESCE(instance_id, api_key_id, membership_id, organization_id)
-    FROM inference_limit ORDER BY id
+    FROM inference_limit
+    UNION ALL  -- budgets that are spent, of keys with the key that was there before
+    SELECT b.id, CASE WHEN b.project_id IS NOT NULL THEN 'project' WHEN b.api_key_id IS NOT NULL
+            THEN 'key' WHEN b.membership_id IS NOT NULL THEN 'member' ELSE 'organization' END,
+        'spend', 'month', 0, COALESCE(k.id, b.membership_id, b.organization_id)
+    FROM billing_budget b LEFT JOIN accounts_apikey k ON k.project_id = b.project_id
+        OR k.id = b.api_key_id
+        OR k.id = (SELECT n.rotated_from_id FROM accounts_apikey n WHERE n.id = b.api_key_id)
+    WHERE b.stopped_until > now() AND (b.project_id IS NULL OR k.id IS NOT NULL)
+    UNION ALL  -- organizations that the operator has stopped
+    SELECT organization_id, 'organization', 'spend', 'month', 0, organization_id
+    FROM billing_profile WHERE blocked_at IS NOT NULL
+    ORDER BY 1
 """
 _ROUTES = """
     SELECT id, organization_id, name, data_may_leave, created_at FROM inference_route

@@ -32,7 +32,7 @@ class Window(StrEnum):
 @dataclass(slots=True, frozen=True)
 class Limit:
     id: bytes
-    scope: str  # "organization", "member", "key" or "instance": whose it is, for the error's words
+    scope: str  # of "organization", "project", "member", "key", "instance", for words
     meter: Meter
     window: Window
     amount: int

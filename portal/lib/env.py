@@ -11,7 +11,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,9 @@ from urllib.parse import quote, urlsplit
 SOCKET_PATH_LIMIT = 108  # bytes in sockaddr_un.sun_path on Linux, the closing NUL included
 MAIL_SCHEMES = ("smtp", "smtps", "smtp+tls", "smtp+ssl", "consolemail", "filemail", "dummymail")
 LONGEST_WAIT = 3600  # seconds; after that a gateway ends any request
+STRIPE_KEYS = ("sk_test_", "rk_test_", "sk_live_", "rk_live_")
+STRIPE_PAGES = ("https://checkout.stripe.com", "https://billing.stripe.com")
+THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 LONGEST_SOCKET_NAME = len("/instances/") + 36 + len("/engine.sock")
 
 
@@ -35,6 +38,7 @@ class Environment:
     host: str  # the address that the web process listens on
     port: int
     database_url: str  # empty: the embedded PostgreSQL of `modelport up`
+    database_owner_url: str  # whom migrations run as; empty: the same as everybody
     redis_url: str  # empty: the embedded Redis of `modelport up`
     debug: bool
     public_url: str
@@ -52,11 +56,21 @@ class Environment:
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
     currency: str  # ISO 4217: of organizations that have not chosen another
+    ledger_heads_mail: str  # who gets each day's hash of the ledger; empty: nobody
+    invoice_name: str  # who issues invoices: the operator's legal name
+    invoice_address: str  # its lines separated by "|"
+    invoice_tax_id: str
+    invoice_tax: tuple[Decimal, str]  # per cent and what it is called; (0, ""): none
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
     drain: int  # seconds that answers under way have when a gateway of its own is told to end
     access_log: str  # a path, "-" for standard output, empty for none
+    stripe_secret_key: str = field(repr=False)  # empty: no payments
+    stripe_webhook_secrets: tuple[str, ...] = field(repr=False)  # the old and the new one
+    stripe_api_base: str  # empty: Stripe's own; else a server of this machine
+    stripe_tax: bool  # whether Stripe adds tax to what people pay
+    payment_demo: bool  # whether `modelport up` without a key runs a stand-in for Stripe
 
     @property
     def run_dir(self) -> Path:
@@ -91,12 +105,38 @@ class Environment:
             )
 
     @property
+    def stripe_is_live(self) -> bool:
+        """Whether money moves."""
+        return self.stripe_secret_key[2:8] == "_live_"
+
+    @property
+    def payment_mode(self) -> str:
+        """ "live" where money moves; "test", "demo" (our stand-in) where it does not; else ""."""
+        if not self.stripe_secret_key:
+            return ""
+        if self.stripe_is_live:
+            return "live"
+        return "demo" if self.stripe_api_base else "test"
+
+    @property
+    def payment_pages(self) -> tuple[str, ...]:
+        """Origins of pages that people are sent to in order to pay."""
+        if not self.stripe_secret_key:
+            return ()
+        return (self.stripe_api_base,) if self.stripe_api_base else STRIPE_PAGES
+
+    @property
     def node_socket(self) -> Path:
         return self.run_dir / "node.sock"
 
     @property
     def meter_socket(self) -> Path:
         return self.run_dir / "meter.sock"
+
+    @property
+    def ledger_heads(self) -> Path:
+        """The hashes of the ledger's sealed days, one a line, appended to."""
+        return self.home / "ledger" / "heads.txt"
 
     @property
     def journal_dir(self) -> Path:
@@ -121,9 +161,18 @@ class Environment:
     @property
     def database(self) -> str:
         """A libpq URI of the database in use, embedded or not."""
+        return self.database_url or self._embedded_as("modelport")
+
+    @property
+    def database_owner(self) -> str:
+        """The same database as the one who owns it: for migrations, and for nothing that is running
+        all the time."""
         if self.database_url:
-            return self.database_url
-        return f"postgresql://postgres@/modelport?host={self.embedded_postgres_socket_dir}"
+            return self.database_owner_url or self.database_url
+        return self._embedded_as("postgres")
+
+    def _embedded_as(self, role: str) -> str:
+        return f"postgresql://{role}@/modelport?host={self.embedded_postgres_socket_dir}"
 
     @property
     def redis(self) -> str:
@@ -188,6 +237,25 @@ def _amount(environ: Mapping[str, str], name: str) -> Decimal | None:
     if not (amount.is_finite() and 0 <= amount < 10**9):
         raise EnvironmentProblem(f"{name} is {value!r}; write an amount such as 2.49.")
     return amount
+
+
+def _tax(environ: Mapping[str, str], name: str) -> tuple[Decimal, str]:
+    """A rate in per cent, and the tax's name: "5 VAT"."""
+    value = environ.get(name, "").strip()
+    if not value:
+        return Decimal(0), ""
+    rate, _, title = value.partition(" ")
+    try:
+        per_cent = Decimal(rate)
+    except InvalidOperation:
+        per_cent = Decimal("NaN")
+    title = title.strip()
+    fits = per_cent.is_finite() and 0 < per_cent <= 100 and per_cent == round(per_cent, 3)
+    if not (fits and title) or len(title) > 32:
+        raise EnvironmentProblem(
+            f"{name} is {value!r}; write a rate in per cent and the tax's name, such as 5 VAT."
+        )
+    return per_cent, title
 
 
 def _file(environ: Mapping[str, str], name: str) -> Path | None:
@@ -258,6 +326,37 @@ def _url(environ: Mapping[str, str], name: str, schemes: tuple[str, ...], defaul
     return value
 
 
+def _stripe_key(environ: Mapping[str, str], name: str, public_url: str) -> str:
+    """Values are not repeated in what is said of them: they are secrets."""
+    value = environ.get(name, "").strip()
+    if value and not value.startswith(STRIPE_KEYS):
+        raise EnvironmentProblem(f"{name} must begin with one of {', '.join(STRIPE_KEYS)}.")
+    if value[2:8] == "_live_":
+        if not public_url.startswith("https://"):
+            raise EnvironmentProblem(
+                f"{name} is a live key, with which money moves: set MODELPORT_URL=https://… first."
+            )
+        if not environ.get("STRIPE_WEBHOOK_SECRET", "").strip():
+            raise EnvironmentProblem(f"{name} is a live key: set STRIPE_WEBHOOK_SECRET too.")
+    return value
+
+
+def _stripe_secrets(environ: Mapping[str, str]) -> tuple[str, ...]:
+    values = _list(environ, "STRIPE_WEBHOOK_SECRET")
+    if not all(value.startswith("whsec_") for value in values):
+        raise EnvironmentProblem("STRIPE_WEBHOOK_SECRET must begin with whsec_.")
+    return values
+
+
+def _stripe_base(environ: Mapping[str, str], name: str) -> str:
+    value = _url(environ, name, ("http", "https")).rstrip("/")
+    if value and urlsplit(value).hostname not in THIS_MACHINE:
+        raise EnvironmentProblem(f"{name} may only name this machine, as http://127.0.0.1:12111.")
+    if value and environ.get("STRIPE_SECRET_KEY", "").strip()[2:8] == "_live_":
+        raise EnvironmentProblem(f"{name} is for test keys; STRIPE_SECRET_KEY is a live one.")
+    return value
+
+
 def read(environ: Mapping[str, str]) -> Environment:
     """Read and check the variables. Raises EnvironmentProblem."""
     port = _port(environ)
@@ -274,6 +373,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         host=environ.get("MODELPORT_HOST") or "127.0.0.1",
         port=port,
         database_url=_url(environ, "DATABASE_URL", ("postgresql", "postgres")),
+        database_owner_url=_url(environ, "DATABASE_OWNER_URL", ("postgresql", "postgres")),
         redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),
         debug=_flag(environ, "DEBUG", False),
         public_url=public_url,
@@ -294,12 +394,24 @@ def read(environ: Mapping[str, str]) -> Environment:
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         currency=_currency(environ, "MODELPORT_CURRENCY", "USD"),
+        ledger_heads_mail=environ.get("LEDGER_HEADS_MAIL", "").strip(),
+        invoice_name=environ.get("INVOICE_NAME", "").strip()[:200] or "Modelport",
+        invoice_address=environ.get("INVOICE_ADDRESS", "").strip(),
+        invoice_tax_id=environ.get("INVOICE_TAX_ID", "").strip()[:64],
+        invoice_tax=_tax(environ, "INVOICE_TAX"),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
         drain=_seconds(environ, "DRAIN_SECONDS", 600),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
+        stripe_secret_key=_stripe_key(environ, "STRIPE_SECRET_KEY", public_url),
+        stripe_webhook_secrets=_stripe_secrets(environ),
+        stripe_api_base=_stripe_base(environ, "STRIPE_API_BASE"),
+        stripe_tax=_flag(environ, "STRIPE_TAX", False),
+        # Whoever opens the stand-in's pages gets credit: for this machine's own browser alone.
+        payment_demo=_flag(environ, "PAYMENT_DEMO", True)
+        and urlsplit(public_url).hostname in THIS_MACHINE,
     )
 
 

@@ -227,7 +227,13 @@ class CreditMachine(RuleBasedStateMachine):
             checkpoint = Checkpoint(record.request_id, used)
             gateway.inside[at] = (permit, record, checkpoint, size)
 
-    @rule(which=WHICH, one=WHICH, count=st.integers(1, 9), share=st.floats(0, 1.5), cached=st.booleans())
+    @rule(
+        which=WHICH,
+        one=WHICH,
+        count=st.integers(1, 9),
+        share=st.floats(0, 1.5),
+        cached=st.booleans(),
+    )
     def leave(self, which: int, one: int, count: int, share: float, cached: bool) -> None:
         gateway = self.gateways[which % 3]
         for _ in range(min(count, len(gateway.inside))):

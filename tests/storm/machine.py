@@ -35,6 +35,7 @@ class Machine:
         self._given = os.environ | {
             "MODELPORT_HOME": str(home),
             "DATABASE_URL": self.env.database,
+            "DATABASE_OWNER_URL": self.env.database_owner,
             "REDIS_URL": self.env.redis,
             "DJANGO_SETTINGS_MODULE": "portal.settings",
             "STORM_RECORD": str(self.record),
@@ -138,6 +139,12 @@ class Machine:
         until = time.monotonic() + 60
         while any(self.env.journal_dir.glob("*.journal")) and time.monotonic() < until:
             time.sleep(0.1)
+
+    def books_are_sound(self) -> bool:
+        """As `modelport ledger verify` finds them."""
+        argv = [sys.executable, "-m", "portal.cli", "ledger", "verify"]
+        done = subprocess.run(argv, env=self._given, stdout=self.log, stderr=self.log, check=False)
+        return done.returncode == 0
 
     def _stop(self, name: str) -> None:
         process = self.processes[name]
