@@ -62,7 +62,7 @@ def seeds(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator
         made = [
             row
             for model in apps.get_models()
-            if model._meta.app_label in {"accounts", "billing", "inference"}
+            if _has_tables() and model._meta.app_label in {"accounts", "billing", "inference"}
             for row in model._base_manager.all()
         ]
     post_migrate.disconnect(price_the_default_currency, sender=apps.get_app_config("billing"))
@@ -90,8 +90,13 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     """Tests with transactions of their own are cleaned up after by TRUNCATE, which the ledger's
     tables refuse (tests/billing/test_tampering.py puts that back)."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
-        for table in ("account", "transaction", "entry", "day"):
+        for table in ("account", "transaction", "entry", "day") if _has_tables() else ():
             cursor.execute(f"ALTER TABLE billing_ledger_{table} DISABLE TRIGGER stays_whole")
+
+
+def _has_tables() -> bool:
+    """Nobody makes a test database where none of the chosen tests uses one."""
+    return "billing_ledger_entry" in connection.introspection.table_names()
 
 
 @pytest.fixture(scope="session")
