@@ -4,12 +4,12 @@ import pytest
 
 from inference.doctor import FINDINGS, Code, diagnose, without_paths
 from inference.provisioners.base import Reason
-from tests.inference.doctor_logs import QUOTED, REAL, read
+from tests.inference.doctor_logs import LLAMA_CPP, QUOTED, REAL, read
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", REAL | LLAMA_CPP)
 def test_a_real_log_tells_what_was_wrong(name: str) -> None:
-    code, expected, facts = REAL[name]
+    code, expected, facts = (REAL | LLAMA_CPP)[name]
 
     diagnosis = diagnose(code, read(name))
 

@@ -23,11 +23,6 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "truncated": (1, Code.DAMAGED_WEIGHTS, {}),
     "number_format": (1, Code.NUMBER_FORMAT, {}),
     "damaged_environment": (1, Code.ENVIRONMENT, {}),
-    "llama_cpp_memory": (1, Code.HOST_MEMORY, {}),
-    "llama_cpp_no_gguf": (1, Code.DAMAGED_WEIGHTS, {}),
-    "llama_cpp_tokenizer": (1, Code.NO_TOKENIZER, {}),
-    "llama_cpp_truncated": (1, Code.DAMAGED_WEIGHTS, {}),
-    "llama_cpp_unknown": (1, Code.UNKNOWN_ARCHITECTURE, {}),
     "sleep_mode": (1, Code.BAD_SETTING, {}),
     "other_quantization": (1, Code.QUANTIZATION, {}),
     "other_shape": (1, Code.DAMAGED_WEIGHTS, {}),
@@ -40,6 +35,14 @@ REAL: dict[str, tuple[int | None, Code, dict[str, int]]] = {
     "killed_serving_core": (0, Code.KILLED, {}),
     "killed_serving_worker": (0, Code.KILLED, {}),
     "no_chat_template": (None, Code.NO_CHAT_TEMPLATE, {}),
+}
+# Of llama.cpp; provoking.py provokes vLLM alone.
+LLAMA_CPP: dict[str, tuple[int | None, Code, dict[str, int]]] = {
+    "llama_cpp_memory": (1, Code.HOST_MEMORY, {}),
+    "llama_cpp_no_gguf": (1, Code.DAMAGED_WEIGHTS, {}),
+    "llama_cpp_tokenizer": (1, Code.NO_TOKENIZER, {}),
+    "llama_cpp_truncated": (1, Code.DAMAGED_WEIGHTS, {}),
+    "llama_cpp_unknown": (1, Code.UNKNOWN_ARCHITECTURE, {}),
 }
 QUOTED: dict[str, tuple[Code, dict[str, int]]] = {
     "cuda_weights": (Code.GPU_MEMORY, {}),
