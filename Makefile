@@ -37,6 +37,7 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 
 chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
 	$(BIN)/python -m tests.storm
+	$(BIN)/python -m tests.storm.stripe
 
 lock: .venv/.installed-dev  ## pin the dependencies anew
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt pyproject.toml
