@@ -13,7 +13,8 @@ up: .venv/.installed  ## run Modelport on this machine (PORT=8000, MODELPORT_HOM
 
 test: .venv/.installed-dev  ## all tests, a real engine and a real browser included
 	@tests/prepare
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not journey"
+	$(BIN)/pytest -m "journey and not slow"
 
 check: .venv/.installed-dev  ## format, lint, types, architecture, migrations, translations, assets
 	$(BIN)/ruff format --check .
@@ -34,10 +35,14 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 	$(BIN)/python -m tests.benchmarks.others
 	$(BIN)/python -m tests.benchmarks.gateway
 	$(BIN)/python -m tests.benchmarks.reconciler
+	$(BIN)/python -m tests.benchmarks.ingest
 
-chaos: .venv/.installed-dev  ## requests under a storm of kills: nothing lost, nothing double
+chaos: .venv/.installed-dev  ## a storm of kills, then deploys under load: nothing lost, double or cut
 	$(BIN)/python -m tests.storm
 	$(BIN)/python -m tests.storm.stripe
+	$(BIN)/python -m tests.storm.credit
+	MODELPORT_STEPS=10000 $(BIN)/pytest -q -s tests/billing/test_credit_machine.py
+	$(BIN)/python -m tests.rolling
 
 lock: .venv/.installed-dev  ## pin the dependencies anew
 	$(BIN)/pip-compile $(LOCK) -o requirements.txt pyproject.toml

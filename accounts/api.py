@@ -14,7 +14,7 @@ from rest_framework.views import APIView
 from rest_framework.viewsets import GenericViewSet
 
 from accounts.authentication import caller
-from accounts.models import ApiKey, Invitation, Membership, Organization
+from accounts.models import ApiKey, Invitation, Membership, Organization, Project
 from accounts.rest import (
     Created,
     IdentifiedMixin,
@@ -33,6 +33,7 @@ from accounts.serializers import (
     NewApiKeySerializer,
     OrganizationSerializer,
     OriginsSerializer,
+    ProjectSerializer,
     RotationSerializer,
 )
 
@@ -99,6 +100,20 @@ class MemberViewSet(Listed, Retrieved, Removed, TenantViewSet):
 
     def verb_remove(self, member: Membership) -> None:
         member.remove(by=self.membership)
+
+
+class ProjectViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
+    """What keys are for. DELETE archives: its keys and what is counted for it go on."""
+
+    queryset = Project.objects.all()
+    serializer_class = ProjectSerializer
+    may_write = Permission.MANAGE_ORGANIZATION
+
+    def verb_create(self, name: str) -> Project:
+        return Project.begin(self.organization, self.membership.user, name)
+
+    def verb_remove(self, project: Project) -> None:
+        project.archive()
 
 
 class InvitationViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):

@@ -9,7 +9,7 @@ from django.core import signing
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from accounts.models import ApiKey, Membership, Organization
+from accounts.models import ApiKey, Membership, Organization, Project
 from accounts.models.membership import ROLE_LABELS
 from accounts.models.organization import NAME_LENGTH
 from accounts.roles import Permission
@@ -91,6 +91,12 @@ class KeyForm(OriginsForm):
         initial=ApiKey.Kind.API.value,
     )
     expires = forms.ChoiceField(label=_("Expires"), choices=EXPIRIES, required=False)
+    project = forms.ModelChoiceField(
+        label=_("Project"),
+        queryset=Project.objects.none(),
+        required=False,
+        help_text=_("What its usage is counted for."),
+    )
     models_allowed = forms.MultipleChoiceField(
         label=_("Models"),
         required=False,
@@ -98,13 +104,17 @@ class KeyForm(OriginsForm):
         help_text=_("With none chosen, the key calls every model, later ones too."),
     )
     asked = forms.CharField(widget=forms.HiddenInput)
-    field_order = ("name", "kind", "expires", "models_allowed", "origins")
+    field_order = ("name", "kind", "project", "expires", "models_allowed", "origins")
 
     def __init__(self, *args: Any, membership: Membership, **kwargs: Any) -> None:
         kwargs.setdefault("initial", {}).setdefault("asked", signing.dumps(str(uuid7())))
         super().__init__(*args, **kwargs)
         names = sorted(membership.organization.model_names())
         self.fields["models_allowed"].choices = [(name, name) for name in names]  # type: ignore[attr-defined]
+        projects = Project.objects.for_organization(membership.organization).open()
+        self.fields["project"].queryset = projects  # type: ignore[attr-defined]
+        if not projects:
+            del self.fields["project"]
         if not membership.allows(Permission.MANAGE_KEYS):
             del self.fields["kind"]
 
@@ -125,6 +135,7 @@ class KeyForm(OriginsForm):
             "models_allowed": data["models_allowed"],
             "expires_at": self._expires_at(),
             "origins": data["origins"],
+            "project": data.get("project"),
             "id": data["asked"],
         }
 
@@ -165,6 +176,12 @@ class OrganizationForm(StyledForm):
     @classmethod
     def of(cls, organization: Organization) -> "OrganizationForm":
         return cls(initial={"name": organization.name})
+
+
+class ProjectForm(StyledForm):
+    """A new project."""
+
+    name = forms.CharField(label=_("Name"), max_length=80)
 
 
 def role_choices(membership: Membership) -> list[tuple[str, Any]]:

@@ -17,6 +17,7 @@ class Permission(StrEnum):
     MANAGE_INSTANCES = "manage_instances"
     MANAGE_KEYS = "manage_keys"  # everyone's keys, and management keys
     VIEW_USAGE = "view_usage"
+    VIEW_BILLING = "view_billing"  # balance, ledger, budgets
     MANAGE_BILLING = "manage_billing"
     MANAGE_MEMBERS = "manage_members"
     MANAGE_ORGANIZATION = "manage_organization"  # name, hub token, deletion
@@ -27,7 +28,14 @@ _EVERYTHING = frozenset(Permission)
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.OWNER: _EVERYTHING,
     Role.ADMIN: _EVERYTHING - {Permission.MANAGE_BILLING},
-    Role.BILLING: frozenset({Permission.VIEW, Permission.VIEW_USAGE, Permission.MANAGE_BILLING}),
+    Role.BILLING: frozenset(
+        {
+            Permission.VIEW,
+            Permission.VIEW_USAGE,
+            Permission.VIEW_BILLING,
+            Permission.MANAGE_BILLING,
+        }
+    ),
     Role.MEMBER: frozenset(
         {
             Permission.VIEW,

@@ -1,10 +1,11 @@
 from datetime import timedelta
 from typing import Any
 
+from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import ApiKey, Invitation, Membership, Organization, Project, User
 from accounts.models.membership import ROLE_LABELS
 
 LONGEST_OVERLAP = int(timedelta(days=30).total_seconds())
@@ -39,6 +40,13 @@ class MembershipSerializer(serializers.ModelSerializer[Membership]):
         read_only_fields = ["id", "created_at"]
 
 
+class ProjectSerializer(serializers.ModelSerializer[Project]):
+    class Meta:
+        model = Project
+        fields = ["id", "name", "created_at", "archived_at"]
+        read_only_fields = ["id", "created_at", "archived_at"]
+
+
 class InvitationSerializer(serializers.ModelSerializer[Invitation]):
     invited_by = UserSerializer(read_only=True, allow_null=True)
 
@@ -46,6 +54,17 @@ class InvitationSerializer(serializers.ModelSerializer[Invitation]):
         model = Invitation
         fields = ["id", "email", "role", "invited_by", "created_at", "expires_at", "accepted_at"]
         read_only_fields = ["id", "created_at", "expires_at", "accepted_at"]
+
+
+class ProjectField(serializers.PrimaryKeyRelatedField[Project]):
+    """One of the organization's own that is not archived, by its id."""
+
+    queryset = Project.objects.all()
+
+    def get_queryset(self) -> QuerySet[Project]:
+        """Who asks for a stranger's hears what they hear of one that is not there."""
+        organization = self.context.get("organization")  # None in the schema
+        return Project.objects.open().filter(organization=organization)
 
 
 class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
@@ -65,6 +84,11 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
         help_text="Of an API key: the websites whose programs may call with it from a browser, "
         "like `https://app.example`; `*` is any.",
     )
+    project = ProjectField(
+        allow_null=True,
+        default=None,
+        help_text="Of the project that its usage is counted for.",
+    )
     created_by = UserSerializer(read_only=True, allow_null=True)
 
     class Meta:
@@ -77,6 +101,7 @@ class ApiKeySerializer(serializers.ModelSerializer[ApiKey]):
             "last4",
             "models_allowed",
             "origins",
+            "project",
             "created_by",
             "created_at",
             "expires_at",

@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from accounts.views import keys, members, organizations
+from accounts.views import keys, members, organizations, projects
 
 tenant = [
     path("keys/", keys.index, name="keys"),
@@ -14,6 +14,8 @@ tenant = [
     path("invitations/", members.invite, name="invitation-create"),
     path("invitations/<uuid:invitation_id>/resend/", members.resend, name="invitation-resend"),
     path("invitations/<uuid:invitation_id>/revoke/", members.withdraw, name="invitation-revoke"),
+    path("projects/", projects.index, name="projects"),
+    path("projects/<uuid:project_id>/archive/", projects.archive, name="project-archive"),
     path("settings/", organizations.settings, name="organization-settings"),
 ]
 urlpatterns = [

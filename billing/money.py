@@ -34,6 +34,12 @@ def minor(nano: int, currency: str) -> tuple[int, int]:
     return whole, nano - whole * unit
 
 
+def shown_minor(amount: int, currency: str) -> str:
+    """An amount in minor units as it is printed, without the currency: "1,234.50"."""
+    places = decimals(currency)
+    return f"{Decimal(amount).scaleb(-places):,.{places}f}"
+
+
 def nano_of_minor(amount: int, currency: str) -> int:
     """Nano-units of an amount in minor units."""
     return amount * (NANO // 10 ** decimals(currency))
@@ -64,6 +70,23 @@ def parse(text: str, currency: str) -> int:
     if part and (not part.isascii() or not part.isdigit() or len(part) > places):
         raise ValueError("finer than this currency is paid in")
     return int(whole) * NANO + int(part.ljust(9, "0") or "0")
+
+
+def shown(nano: int, currency: str) -> str:
+    """As people read it, rounded to what is paid: "1,250.00 USD", "300 TWD"."""
+    return _written(Decimal(minor(nano, currency)[0]).scaleb(-decimals(currency)), currency)
+
+
+def exact(nano: int, currency: str) -> str:
+    """As `shown`, with as many digits as it has: "0.0000035 USD"."""
+    whole = Decimal(nano).scaleb(-9)
+    short = whole.normalize()
+    places = max(decimals(currency), -int(short.as_tuple().exponent))
+    return _written(round(whole, places), currency)
+
+
+def _written(amount: Decimal, currency: str) -> str:
+    return f"{amount:,f}\N{NO-BREAK SPACE}{currency}"
 
 
 def unit(nano: int) -> Decimal:

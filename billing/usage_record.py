@@ -54,6 +54,8 @@ class Admit(msgspec.Struct, array_like=True, tag="A"):
     admitted_at_us: int
     client_request_id: str = ""
     price_version: bytes = bytes(16)
+    tag: str = ""  # the caller's own word for what it was for
+    held: int = 0  # nano-units set aside for it: the most that it may cost
 
 
 class Checkpoint(msgspec.Struct, array_like=True, tag="C"):
@@ -74,6 +76,7 @@ class Final(msgspec.Struct, array_like=True, tag="F"):
     finish_reason: str
     ttft_us: int  # -1 where no token was sent
     duration_us: int
+    spent: int = 0  # nano-units of what was set aside, as the gateway has counted
 
 
 Record = Admit | Checkpoint | Final

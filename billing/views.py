@@ -1,11 +1,8 @@
 """The usage page and its export: the same rows, on screen and as a file."""
 
-import csv
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -16,7 +13,7 @@ from django.views.decorators.http import require_GET
 from accounts.models import Organization
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from billing import analytics
+from billing import analytics, csv_rows
 from billing.analytics import Period
 from billing.models import UsageEvent
 
@@ -119,35 +116,9 @@ def usage(request: TenantRequest) -> HttpResponse:
 def export(request: TenantRequest) -> StreamingHttpResponse:
     """What the page shows, all of it, as CSV: streamed, so that no length is too long."""
     filters = Filters.of(request)
-    response = StreamingHttpResponse(
-        _csv(filters.rows(request.organization)), content_type="text/csv; charset=utf-8"
-    )
+    rows = filters.rows(request.organization).values_list(*EXPORTED).iterator(chunk_size=2000)
     name = f"{request.organization.slug}-usage-{filters.period.first}-{filters.period.last}.csv"
-    response["Content-Disposition"] = f'attachment; filename="{name}"'
-    return response
-
-
-class _Echo:
-    """A file for csv.writer that hands back each line."""
-
-    def write(self, line: str) -> str:
-        return line
-
-
-def _csv(rows: QuerySet[UsageEvent]) -> Iterator[str]:
-    writer = csv.writer(_Echo())
-    yield writer.writerow(EXPORTED)
-    for row in rows.values_list(*EXPORTED).iterator(chunk_size=2000):
-        yield writer.writerow([_cell(value) for value in row])
-
-
-def _cell(value: Any) -> Any:
-    """Times as ISO 8601; text that a spreadsheet would run as a formula is made plain text."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return f"'{value}"
-    return value
+    return csv_rows.answer(name, EXPORTED, rows)
 
 
 def _after(rows: QuerySet[UsageEvent], request_id: str) -> QuerySet[UsageEvent]:

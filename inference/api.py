@@ -12,13 +12,25 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.models import Organization
 from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
-from inference import catalog, reconciler
+from inference import catalog, doctor, drafts, engine_log, fit_answers
+from inference.engines import loaders
+from inference.fit import Wish
+from inference.fit_answers import House
+from inference.model_card import ModelCard
 from inference.models import Instance, InstanceEvent, InstanceRevision
 from inference.provisioners.base import LogChunk
 from inference.provisioners.base import Unavailable as PlaceUnavailable
 from portal.lib.errors import Unavailable
+
+
+class SentenceField(serializers.CharField):
+    """A place's sentence, without where things lie on the machine."""
+
+    def to_representation(self, value: str) -> str:
+        return doctor.without_paths(value)
 
 
 class ProgressSerializer(serializers.Serializer[Instance]):
@@ -35,7 +47,15 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
 
     # Empty: as the model is now. The answer names the revision that was pinned.
     model_revision = serializers.CharField(required=False, allow_blank=True, max_length=64)
+    draft_id = serializers.CharField(
+        required=False,
+        allow_blank=True,
+        max_length=512,
+        help_text="The second model of speculative decoding, which guesses; empty: none.",
+    )
     settings = serializers.DictField(required=False, help_text="Typed settings of the engine.")
+    message = SentenceField(read_only=True)
+    rollout_message = SentenceField(read_only=True)
     progress = ProgressSerializer(source="*", read_only=True)
 
     class Meta:
@@ -46,6 +66,10 @@ class InstanceSerializer(serializers.ModelSerializer[Instance]):
             "model_source",
             "model_id",
             "model_revision",
+            "model_file",
+            "draft_source",
+            "draft_id",
+            "draft_revision",
             "engine",
             "settings",
             "gpu_count",
@@ -97,6 +121,8 @@ class RunningSerializer(serializers.ModelSerializer[Instance]):
 class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
     """One version of what an instance is started with. It never changes."""
 
+    failed_message = SentenceField(read_only=True)
+
     class Meta:
         model = InstanceRevision
         fields: ClassVar = [
@@ -105,6 +131,9 @@ class RevisionSerializer(serializers.ModelSerializer[InstanceRevision]):
             "model_id",
             "model_revision",
             "model_file",
+            "draft_source",
+            "draft_id",
+            "draft_revision",
             "engine",
             "settings",
             "gpu_count",
@@ -124,6 +153,15 @@ class ChangeSerializer(serializers.Serializer[Instance]):
     settings = serializers.DictField(required=False, help_text="All of them, not the difference.")
     model_revision = serializers.CharField(required=False, max_length=64)
     model_file = serializers.CharField(required=False, max_length=255, allow_blank=True)
+    draft_source = serializers.ChoiceField(
+        Instance.Source.choices, required=False, allow_blank=True
+    )
+    draft_id = serializers.CharField(
+        required=False, max_length=512, allow_blank=True, help_text="Empty: none any more."
+    )
+    draft_revision = serializers.CharField(
+        required=False, max_length=64, allow_blank=True, help_text="Empty: as it is now."
+    )
     gpu_count = serializers.IntegerField(required=False, min_value=0, max_value=64)
     engine = serializers.CharField(required=False, max_length=32)
     at_once = serializers.BooleanField(default=False)
@@ -139,6 +177,7 @@ class RestoreSerializer(serializers.Serializer[Instance]):
 class EventSerializer(serializers.ModelSerializer[InstanceEvent]):
     """What happened, newest first."""
 
+    message = SentenceField(read_only=True)
     by = serializers.EmailField(source="by.email", default=None, allow_null=True, read_only=True)
 
     class Meta:
@@ -167,9 +206,18 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             wanted["model_source"],
             wanted["model_id"],
             wanted.pop("model_revision", ""),
+            wanted.get("model_file", ""),
         )
-        if obstacle := catalog.obstacle(card, catalog.fits(card)):
+        draft = _draft(self.organization, wanted)
+        drafts.check(card, draft, wanted.get("settings", {}))
+        engine = wanted.setdefault("engine", loaders(card.weights_format)[0].name)
+        count = wanted.get("gpu_count", 0)
+        settings = Instance.checked(engine, wanted.get("settings", {}), count)
+        house = House.of(self.organization)
+        answers = house.answers(card, Wish.of(settings, count), engine, draft)
+        if obstacle := fit_answers.obstacle(card, answers):
             raise ValidationError({"model_id": obstacle})
+        wanted |= drafts.fields(draft)
         return Instance.request(
             self.organization, self.membership.user, model_revision=card.revision, **wanted
         )
@@ -209,7 +257,12 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
             return self.get_paginated_response(RevisionSerializer(page, many=True).data)
         wish = ChangeSerializer(data=request.data)
         wish.is_valid(raise_exception=True)
-        revision = instance.change(self.membership.user, **wish.validated_data)
+        wanted = wish.validated_data
+        if wanted.keys() & {"draft_source", "draft_id", "draft_revision"}:
+            draft = _draft(self.organization, wanted, instance)
+            drafts.check_for(instance, draft, wanted.get("settings", instance.settings))
+            wanted |= drafts.fields(draft)
+        revision = instance.change(self.membership.user, **wanted)
         return Response(RevisionSerializer(revision).data, status=201)
 
     @extend_schema(request=RestoreSerializer, responses={201: RevisionSerializer})
@@ -273,17 +326,30 @@ class InstanceViewSet(Listed, Retrieved, Created, Removed, TenantViewSet):
     def logs(self, request: Request, **address: Any) -> Response:
         """The engine's own log."""
         asked = request.query_params.get("offset", "")
-        offset = int(asked) if asked.isdecimal() and len(asked) < 16 else None
         replica = self.get_object().replicas.first()
         if replica is None:
             return Response(LogSerializer(LogChunk("", 0)).data)
         try:
-            chunk = reconciler.provisioner().logs(reconciler.handle_of(replica), offset=offset)
+            if asked.isdecimal() and len(asked) < 16:
+                chunk = engine_log.after(replica, int(asked))
+            else:
+                chunk = engine_log.end(replica)
         except PlaceUnavailable as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(doctor.without_paths(str(error))) from error
         return Response(LogSerializer(chunk).data)
 
     def _after(self, verb: Any) -> Response:
         instance = self.get_object()
         verb(instance, self.membership.user)
         return Response(self.get_serializer(instance).data)
+
+
+def _draft(
+    organization: Organization, wanted: dict[str, Any], instance: Instance | None = None
+) -> ModelCard | None:
+    """The draft model that is asked for; what is left out stays as the instance has it. Raises
+    ValidationError, HubError."""
+    name = wanted.get("draft_id", instance.draft_id if instance else "")
+    usual = instance.draft_source if instance and name else ""
+    source = wanted.get("draft_source", usual)
+    return drafts.find(organization, source, name, wanted.get("draft_revision", ""))

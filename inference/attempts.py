@@ -4,12 +4,12 @@ What was wrong is read from the kept log each time somebody asks: a sign that th
 later explains old attempts too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.db.models import QuerySet
 
 from accounts.models import User
-from inference import catalog, doctor
+from inference import doctor, fit_answers
 from inference.doctor import Diagnosis, Kind, Remedy, Situation
 from inference.lifecycle import InstanceState
 from inference.models import Instance, Replica
@@ -43,9 +43,11 @@ def failure(instance: Instance) -> Diagnosis | None:
     reason, message = _said(instance)
     if not reason:
         return None
-    replica = _failed(instance).filter(generation=instance.generation).first()
+    loop = doctor.loop_in(message)
+    ended = _ended(instance).filter(generation=instance.generation, ready_at__isnull=not loop)
+    replica = ended.first()
     if replica is not None and (found := _diagnosis(replica)):
-        return found
+        return replace(found, facts={**found.facts, **loop})
     return doctor.diagnose(None, [], reason=reason, message=message)
 
 
@@ -77,8 +79,9 @@ def _said(instance: Instance) -> tuple[str, str]:
     return instance.rollout_reason, instance.rollout_message
 
 
-def _failed(instance: Instance) -> QuerySet[Replica]:
-    ended = instance.replicas.filter(state=Replica.State.GONE, ready_at=None)
+def _ended(instance: Instance) -> QuerySet[Replica]:
+    """The newest first; not those that were to end."""
+    ended = instance.replicas.filter(state=Replica.State.GONE)
     return ended.exclude(end_reason__in=ON_PURPOSE).order_by("-id")
 
 
@@ -96,6 +99,6 @@ def _situation(instance: Instance) -> Situation:
         engine=instance.engine,
         settings=instance.settings,
         gpu_count=instance.gpu_count,
-        machine_gpus=max((len(m.gpu_memory_bytes) for _name, m in catalog.machines()), default=0),
+        machine_gpus=fit_answers.most_gpus(fit_answers.places()),
         from_hub=instance.model_source == Instance.Source.HUB,
     )

@@ -7,24 +7,32 @@ Copies of the hub's own cache in `MODELPORT_MODELS` are known by the hub's names
 `<home>/models` are not offered: they were downloaded, perhaps with one organization's token.
 """
 
+import contextlib
 import functools
 import hashlib
+import io
 import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import yaml
 from huggingface_hub import metadata_load
 
-from inference import demo
+from inference import demo, gguf
+from inference.engines import lora
 from inference.model_card import (
     ModelCard,
     ModelFile,
     Refusal,
+    editions,
     read_card,
+    read_edition,
+    read_gguf,
     read_json,
     weight_files,
 )
@@ -33,6 +41,8 @@ from portal.lib.env import environment
 
 LONGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 LONGEST_JSON = 32 * 1024 * 1024
+GGUF_FACTS = 1024 * 1024  # bytes, with all that a GGUF says before its vocabulary
+GGUF_START = 64 * 1024  # bytes by which one GGUF is told from another of its name and size
 
 
 class NotSafetensors(Exception):
@@ -53,10 +63,18 @@ def folders() -> dict[str, Path]:
 
 
 def _models_below(root: Path) -> Iterator[Path]:
-    for pattern in ("*/config.json", "*/*/config.json"):
-        for config in sorted(root.glob(pattern)):
-            if next(config.parent.glob("*.safetensors"), None):
-                yield config.parent
+    for pattern in ("*", "*/*"):
+        for folder in sorted(root.glob(pattern)):
+            names = folder.relative_to(root).parts
+            cached = any(name.startswith((".", "models--")) for name in names)
+            if folder.is_dir() and not cached and _is_model(folder):
+                yield folder
+
+
+def _is_model(folder: Path) -> bool:
+    if next(folder.glob("*.gguf"), None):
+        return True
+    return (folder / "config.json").is_file() and bool(next(folder.glob("*.safetensors"), None))
 
 
 def _hub_copies(root: Path) -> Iterator[tuple[str, Path]]:
@@ -64,19 +82,51 @@ def _hub_copies(root: Path) -> Iterator[tuple[str, Path]]:
     for cached in sorted(root.glob("models--*")):
         refs = cached / "refs" / "main"
         main = refs.read_text().strip() if refs.is_file() else ""
-        configs = sorted(
-            cached.glob("snapshots/*/config.json"),
-            key=lambda config: (config.parent.name == main, config.parent.stat().st_mtime),
+        whole = sorted(
+            (snapshot for snapshot in cached.glob("snapshots/*") if _is_model(snapshot)),
+            key=lambda snapshot: (snapshot.name == main, snapshot.stat().st_mtime),
         )
-        whole = [c.parent for c in configs if next(c.parent.glob("*.safetensors"), None)]
         if whole:
             yield cached.name.removeprefix("models--").replace("--", "/"), whole[-1]
 
 
-def local_card(model_id: str) -> ModelCard | None:
-    """The card of a folder; None where there is none of this id."""
+def adapter_folders() -> dict[str, Path]:
+    """Every folder with a LoRA adapter, by id, in the same roots as models."""
+    found: dict[str, Path] = {}
+    for root in (*environment().model_folders, environment().home / "models"):
+        for pattern in (f"*/{lora.CONFIG}", f"*/*/{lora.CONFIG}"):
+            for config in sorted(root.glob(pattern)):
+                found.setdefault(config.parent.relative_to(root).as_posix(), config.parent)
+    return dict(sorted(found.items()))
+
+
+def adapter_files(folder: Path) -> tuple[str, set[str], dict[str, Any]]:
+    """A hash of an adapter's folder as it is now, the names in it, and what its config says.
+
+    The hash goes by config and size: nobody waits for all of the weights to be read.
+    """
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    config = _start_of(folder / lora.CONFIG, LONGEST_JSON)
+    digest = hashlib.sha256(config)
+    if lora.WEIGHTS in names:
+        digest.update(str((folder / lora.WEIGHTS).stat().st_size).encode())
+    return digest.hexdigest()[:40], names, read_json(config)
+
+
+def local_card(model_id: str, model_file: str = "") -> ModelCard | None:
+    """The card of a folder, or of one GGUF in it; None where there is none of this id or name."""
     folder = folders().get(model_id)
-    return folder_card("local", model_id, folder) if folder else None
+    card = folder_card("local", model_id, folder) if folder else None
+    if folder is None or card is None or not model_file:
+        return card
+    if model_file not in {edition.path for edition in card.editions}:
+        return None
+    path = folder / model_file
+    header = _gguf_header(path, path.stat().st_mtime_ns)
+    if header is None:
+        bad = read_edition(card, model_file, gguf.Header(metadata={}))
+        return msgspec.structs.replace(bad, refusal=Refusal.BAD_WEIGHTS)
+    return read_edition(card, model_file, header)
 
 
 def bundled_card() -> ModelCard:
@@ -123,6 +173,8 @@ def _read(
             break
         digest.update(header)
         tensors += tensors_of(header)
+    for edition in editions(files):
+        digest.update(_start_of(folder / edition.path, GGUF_START))
     card = ModelCard(
         source=source,
         model_id=model_id,
@@ -131,7 +183,22 @@ def _read(
         licence=_licence(folder / "README.md"),
         refusal=refusal,
     )
-    return read_card(card, configs=configs, tensors=tensors)
+    card = read_card(card, configs=configs, tensors=tensors)
+    if card.refusal is Refusal.CHOOSE_FILE:
+        start = _start_of(folder / card.editions[0].path, GGUF_FACTS)
+        with contextlib.suppress(gguf.NotGguf):
+            card = read_gguf(card, gguf.read(io.BytesIO(start)))
+    return card
+
+
+@functools.lru_cache(maxsize=256)
+def _gguf_header(path: Path, state: int) -> gguf.Header | None:
+    """None where it is none, in spite of its name. The same as long as `state` is."""
+    try:
+        with path.open("rb") as file:
+            return gguf.read(file)
+    except gguf.NotGguf:
+        return None
 
 
 def safetensors_header(path: Path) -> bytes:

@@ -7,6 +7,8 @@ With PostgreSQL away slices are granted by what was known last, and entered when
 Requests at a time are counted by who is connected, within what this machine has claimed. A few
 times a second we look what other machines want: our gateways are called back what they do not use,
 and who holds more than all others lets go of one in use, too, when it becomes free.
+
+Credit comes over the same socket and has its own keeper: `inference.credit`.
 """
 
 import asyncio
@@ -19,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 import msgspec
@@ -37,6 +39,10 @@ from inference.gateway.leases import (
     framed,
     read_message,
 )
+from inference.gateway.purse import CREDIT
+
+if TYPE_CHECKING:
+    from inference.credit import Credit
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +62,8 @@ class Gateway:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
+        self.writer = ""  # of its journal
+        self.gone = False
 
     def send(self, message: msgspec.Struct) -> None:
         if not self._writer.is_closing():
@@ -103,8 +111,10 @@ class Pool:
 class Grants:
     """All pools, and who is connected. Lives on one event loop."""
 
-    def __init__(self, arbiter: Arbiter, wake: Waker) -> None:
+    def __init__(self, arbiter: Arbiter, wake: Waker, credit: "Credit | None" = None) -> None:
+        """Without `credit` no gateway is granted any."""
         self._arbiter = arbiter
+        self._credit = credit
         self._wake = wake
         self._waking: set[bytes] = set()  # instances whose turn to be woken it is
         self._pools: dict[tuple[bytes, int], Pool] = {}
@@ -123,21 +133,32 @@ class Grants:
             if not isinstance(error, EOFError | OSError):
                 log.error("a gateway was not understood: %s", error)
         finally:
-            self._gateways.discard(gateway)
-            self._gone(gateway)
+            self._leave(gateway)
             writer.close()
 
     def _hear(self, gateway: Gateway, message: FromGateway) -> None:
         match message:
-            case Hello(held):
+            case Hello(held, writer):
+                for other in [each for each in self._gateways if each.writer == writer != ""]:
+                    self._leave(other)  # whose end is not heard yet
+                gateway.writer = writer
                 for lease in held:
+                    if lease.start == CREDIT:
+                        if self._credit is not None:
+                            self._keep(self._credit.told(gateway, lease))
+                        continue
                     pool = self._pool(lease.limit_id, lease.start, lease.end)
                     pool.held[gateway] = lease.granted
+            case Take(start=start) if start == CREDIT:
+                self._keep(self._grant_credit(gateway, message))
             case Take():
                 pool = self._pool(message.limit_id, message.start, message.end)
                 pool.amount = message.amount
                 pool.wants.append((gateway, message))
                 self._serve_soon(pool)
+            case Give(limit_id, start, units) if start == CREDIT:
+                if self._credit is not None:
+                    self._keep(self._credit.given(gateway, limit_id, units))
             case Give(limit_id, start, units):
                 pool_given = self._pools.get((limit_id, start))
                 if pool_given is not None:
@@ -146,6 +167,18 @@ class Grants:
                 if instance_id not in self._waking:
                     self._waking.add(instance_id)
                     self._keep(self._wake_up(instance_id))
+
+    def _leave(self, gateway: Gateway) -> None:
+        gateway.gone = True
+        self._gateways.discard(gateway)
+        self._gone(gateway)
+        if self._credit is not None:
+            self._credit.left(gateway)
+
+    async def _grant_credit(self, gateway: Gateway, take: Take) -> None:
+        if self._credit is not None and gateway.writer:
+            units, left = await self._credit.take(gateway, take)
+            gateway.send(Granted(take.limit_id, CREDIT, units, left, len(self._gateways)))
 
     async def _wake_up(self, instance_id: bytes) -> None:
         try:
@@ -345,6 +378,8 @@ class Grants:
         while self._gateways:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await self._arbiter.close()
+        if self._credit is not None:
+            self._credit.close()
 
 
 def machine_of(socket: Path) -> UUID:
@@ -354,9 +389,16 @@ def machine_of(socket: Path) -> UUID:
     return uuid5(NAMESPACE_URL, f"{gethostname()} {started} {socket}")
 
 
-async def serve(socket: Path, database: str, wake: Waker, stop: threading.Event) -> None:
+async def serve(
+    socket: Path,
+    database: str,
+    wake: Waker,
+    stop: threading.Event,
+    credit: Callable[[], "Credit"] | None = None,
+) -> None:
     """Answer the gateways of this machine until asked to stop."""
-    grants = Grants(Arbiter(database, machine_of(socket)), wake)
+    keeper = credit() if credit else None
+    grants = Grants(Arbiter(database, machine_of(socket)), wake, keeper)
     server = await asyncio.start_unix_server(grants.welcome, path=str(socket))
     tidying, heeding = asyncio.create_task(grants.tidy()), asyncio.create_task(grants.heed())
     try:
@@ -369,7 +411,13 @@ async def serve(socket: Path, database: str, wake: Waker, stop: threading.Event)
         await grants.close()
 
 
-def in_thread(socket: Path, database: str, wake: Waker, stop: threading.Event) -> threading.Thread:
+def in_thread(
+    socket: Path,
+    database: str,
+    wake: Waker,
+    stop: threading.Event,
+    credit: Callable[[], "Credit"] | None = None,
+) -> threading.Thread:
     """`serve` in a thread of its own, beside the shipping of journals."""
     socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     socket.unlink(missing_ok=True)  # of a meter that was killed; the meter's lock is ours
@@ -377,7 +425,7 @@ def in_thread(socket: Path, database: str, wake: Waker, stop: threading.Event) -
     def run() -> None:
         while not stop.is_set():
             try:
-                asyncio.run(serve(socket, database, wake, stop))
+                asyncio.run(serve(socket, database, wake, stop, credit))
             except Exception:  # limits must not stay without their meter
                 log.exception("grants of limits begin anew")
                 stop.wait(1)

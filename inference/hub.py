@@ -11,6 +11,7 @@ https://huggingface.co/docs/hub/api; `huggingface_hub` speaks it.
     └── GatedModel         its licence is to be accepted first (`has_token`: by the token's owner)
 """
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -40,15 +41,20 @@ from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from redis import RedisError
 
+from inference import gguf
+from inference.engines import lora
 from inference.model_card import (
     GATES,
     ModelCard,
     ModelFile,
     Refusal,
     read_card,
+    read_edition,
+    read_gguf,
     read_json,
     weight_files,
 )
+from inference.model_shape import whole
 from inference.node.weights import CONFIGS
 from portal.lib.env import environment
 from portal.lib.errors import Conflict, Unavailable
@@ -56,17 +62,19 @@ from portal.lib.errors import Refusal as Refused
 
 DEADLINE = 5.0  # seconds a page may wait in all
 TIMEOUT = httpx2.Timeout(4.0, connect=2.5)  # seconds without a byte
+GGUF_START = 1024 * 1024  # bytes, with all that a GGUF says before its vocabulary
 LARGEST_FILE = 8 * 1024 * 1024  # bytes; tokenizer_config.json of large vocabularies has 1 MB
 RESULTS = 20
 LISTED = [
     *("config", "cardData", "downloads", "gated", "pipeline_tag"),
-    *("safetensors", "sha", "siblings", "tags"),
+    *("safetensors", "gguf", "sha", "siblings", "tags"),
 ]
+FORMATS = ("safetensors", "gguf")  # of weights that an engine here loads
 # Seconds that answers are kept.
 SEARCH_KEPT = 300
 CARD_KEPT = 900
 UNREACHABLE_KEPT = 10
-CACHE_VERSION = 1  # grows with the shape of ModelCard
+CACHE_VERSION = 2  # grows with the shape of ModelCard
 
 # Name resolution and a dripping server heed no time-out, so the waiting is done from outside
 _pool = ThreadPoolExecutor(max_workers=8, thread_name_prefix="hub")
@@ -108,12 +116,14 @@ class TokenRefused(HubError, Conflict):
 
 
 class ModelNotFound(HubError):
-    def __init__(self, model_id: str, revision: str = "") -> None:
-        super().__init__(model_id, revision)
-        self.model_id, self.revision = model_id, revision
+    def __init__(self, model_id: str, revision: str = "", model_file: str = "") -> None:
+        super().__init__(model_id, revision, model_file)
+        self.model_id, self.revision, self.model_file = model_id, revision, model_file
 
     @property
     def sentence(self) -> str:
+        if self.model_file:
+            return no_file_sentence(self.model_id, self.model_file)
         if self.revision:
             return _("%(model)s has no revision %(revision)s.") % {
                 "model": self.model_id,
@@ -139,6 +149,10 @@ class GatedModel(HubError, Conflict):
         return gated_sentence(self.model_id, self.has_token)
 
 
+def no_file_sentence(model_id: str, model_file: str) -> str:
+    return _("%(model)s has no GGUF file %(file)s.") % {"model": model_id, "file": model_file}
+
+
 def gated_sentence(model_id: str, has_token: bool) -> str:
     """What to do about a gated model."""
     if has_token:
@@ -153,10 +167,10 @@ def gated_sentence(model_id: str, has_token: bool) -> str:
 
 
 def search(query: str, token: str | None = None) -> list[ModelCard]:
-    """Models with safetensors whose name has these words, most used first. Raises HubError.
+    """Models that engines here load whose name has these words, most used first. Raises HubError.
 
-    No words: the most used of those that write text. The cards have no files, and what stands in
-    config.json only where it came in time.
+    No words: the most used of those that write text, in safetensors. The cards have no files, and
+    what stands in config.json only where it came in time.
     """
     return _remembered(
         ("search", query.lower(), _visibility(token)),
@@ -166,25 +180,54 @@ def search(query: str, token: str | None = None) -> list[ModelCard]:
     )
 
 
-def describe(model_id: str, revision: str = "", token: str | None = None) -> ModelCard:
-    """The card of a model at a revision (empty: the newest), pinned to its commit.
+def describe(
+    model_id: str, revision: str = "", token: str | None = None, model_file: str = ""
+) -> ModelCard:
+    """The card of a model at a revision (empty: the newest), pinned to its commit; of one GGUF in
+    it where `model_file` names one.
 
     A gated model that may not be read has what the hub tells everyone, and a refusal. Raises
     HubUnreachable, ModelNotFound; GatedModel where not even that much is told.
     """
     return _remembered(
-        ("card", model_id, revision, _visibility(token)),
+        ("card", model_id, revision, model_file, _visibility(token)),
         CARD_KEPT,
         ModelCard,
-        lambda: _ask(lambda: _describe(model_id, revision, token), token, model_id, revision),
+        lambda: _ask(
+            lambda: _describe(model_id, revision, token, model_file), token, model_id, revision
+        ),
         # Who has just accepted a licence wants to see it at once.
         keep=lambda card: card.refusal not in GATES,
     )
 
 
+def adapter_files(
+    model_id: str, revision: str = "", token: str | None = None
+) -> tuple[str, set[str], dict[str, Any]]:
+    """The commit that this revision of a LoRA adapter is (empty: the newest), the names of its
+    files, and what its config says. Raises HubError."""
+    return _ask(lambda: _adapter_files(model_id, revision, token), token, model_id, revision)
+
+
 def _search(query: str, token: str | None) -> list[ModelCard]:
     began = time.monotonic()
-    params: dict[str, Any] = {"search": query, "filter": "safetensors", "sort": "downloads"}
+    if query:
+        lists = [_config_pool.submit(_list, query, form, token) for form in FORMATS]
+        infos = _together([info for one in lists for info in one.result()])
+    else:
+        infos = _list("", FORMATS[0], token)
+    with _hub_format():
+        cards = [_outline(info) for info in infos]
+    asked = [_config_pool.submit(_config_of, card, token) for card in cards]
+    wait(asked, timeout=max(0.0, DEADLINE - 1 - (time.monotonic() - began)))
+    for late in asked:
+        late.cancel()
+    return [_listed(*row) for row in zip(cards, infos, asked, strict=True)]
+
+
+def _list(query: str, weights: str, token: str | None) -> list[ModelInfo]:
+    """The most used with weights in this format."""
+    params: dict[str, Any] = {"search": query, "filter": weights, "sort": "downloads"}
     if not query:  # else the hub's most used would be pictures and sentence vectors
         params["pipeline_tag"] = "text-generation"
     # Not HfApi.list_models: it has no time-out, and tries for half a minute before it gives up.
@@ -194,13 +237,19 @@ def _search(query: str, token: str | None) -> list[ModelCard]:
         params | {"limit": RESULTS, "expand": LISTED},
     )
     with _hub_format():
-        infos = [ModelInfo(**row) for row in json.loads(content)[:RESULTS]]
-        cards = [_outline(info) for info in infos]
-    asked = [_config_pool.submit(_file, card, "config.json", token) for card in cards]
-    wait(asked, timeout=max(0.0, DEADLINE - 1 - (time.monotonic() - began)))
-    for late in asked:
-        late.cancel()
-    return [_listed(*row) for row in zip(cards, infos, asked, strict=True)]
+        return [ModelInfo(**row) for row in json.loads(content)[:RESULTS]]
+
+
+def _together(infos: list[ModelInfo]) -> list[ModelInfo]:
+    """Of both formats, each once; the most used first."""
+    by_id = {info.id: info for info in infos}
+    return sorted(by_id.values(), key=lambda info: -(info.downloads or 0))[:RESULTS]
+
+
+def _config_of(card: ModelCard, token: str | None) -> dict[str, Any]:
+    if not any(file.path == "config.json" for file in card.files):
+        return {}
+    return _file(card, "config.json", token)
 
 
 def _listed(card: ModelCard, info: ModelInfo, asked: Future[dict[str, Any]]) -> ModelCard:
@@ -208,7 +257,26 @@ def _listed(card: ModelCard, info: ModelInfo, asked: Future[dict[str, Any]]) -> 
     read = asked.done() and not asked.cancelled() and not asked.exception()
     config = (asked.result() if read else {}) or info.config or {}
     full = read_card(card, configs={"config.json": config}, tensors=_counted(info))
+    if full.refusal is Refusal.CHOOSE_FILE:
+        full = _said_of_gguf(full, info)
     return msgspec.structs.replace(full, files=[])
+
+
+def _said_of_gguf(card: ModelCard, info: ModelInfo) -> ModelCard:
+    """What the hub itself has read in the GGUF files of a repository."""
+    said: Any = info.gguf
+    if not isinstance(said, dict):
+        return card
+    name = said.get("architecture")
+    architecture = name[:120] if isinstance(name, str) else ""
+    return msgspec.structs.replace(
+        card,
+        architecture=architecture,
+        model_type=architecture,
+        parameters=whole(said, "total"),
+        context_length=whole(said, "context_length"),
+        chat_template=isinstance(said.get("chat_template"), str),
+    )
 
 
 @contextmanager
@@ -240,7 +308,7 @@ def _counted(info: ModelInfo) -> dict[str, int]:
     return dict(info.safetensors.parameters) if info.safetensors else {}
 
 
-def _describe(model_id: str, revision: str, token: str | None) -> ModelCard:
+def _describe(model_id: str, revision: str, token: str | None, model_file: str) -> ModelCard:
     api = HfApi(endpoint=environment().hf_endpoint, token=token or False)
     with _hub_format():
         info = api.model_info(
@@ -248,15 +316,48 @@ def _describe(model_id: str, revision: str, token: str | None) -> ModelCard:
         )
         card = _outline(info)
     names = {file.path for file in card.files}
+    editions = [edition.path for edition in card.editions]
+    if model_file and model_file not in editions:
+        raise ModelNotFound(model_id, model_file=model_file)
+    # Any edition tells of all; where there are safetensors, those are the model.
+    read = model_file or ("" if weight_files(card.files) else next(iter(editions), ""))
+    start = gguf.Header(metadata={})
     tensors = _counted(info)
     try:
         configs = {name: _file(card, name, token) for name in CONFIGS if name in names}
         tensors = tensors or _tensors(api, card)
+        start = _gguf_start(card, read, token) if read else start
     except GatedRepoError:
         gate = Refusal.NOT_ACCEPTED if token else Refusal.NEEDS_TOKEN
         card = msgspec.structs.replace(card, gated=True, refusal=gate)
         configs = {"config.json": info.config or {}}
-    return read_card(card, configs=configs, tensors=tensors)
+    full = read_card(card, configs=configs, tensors=tensors)
+    if model_file:
+        return read_edition(_said_of_gguf(full, info), model_file, start)
+    if full.refusal is Refusal.CHOOSE_FILE:
+        return read_gguf(_said_of_gguf(full, info), start)
+    return full
+
+
+def _gguf_start(card: ModelCard, name: str, token: str | None) -> gguf.Header:
+    """What the beginning of a GGUF says; nothing where it is none, which its engine will tell."""
+    url = hf_hub_url(
+        card.model_id, name, revision=card.revision, endpoint=environment().hf_endpoint
+    )
+    try:
+        return gguf.read(io.BytesIO(_get(url, token, first=GGUF_START)))
+    except gguf.NotGguf:
+        return gguf.Header(metadata={})
+
+
+def _adapter_files(
+    model_id: str, revision: str, token: str | None
+) -> tuple[str, set[str], dict[str, Any]]:
+    api = HfApi(endpoint=environment().hf_endpoint, token=token or False)
+    with _hub_format():
+        card = _outline(api.model_info(model_id, revision=revision or None, timeout=TIMEOUT.read))
+    names = {file.path for file in card.files}
+    return card.revision, names, _file(card, lora.CONFIG, token) if lora.CONFIG in names else {}
 
 
 def _file(card: ModelCard, name: str, token: str | None) -> dict[str, Any]:
@@ -287,8 +388,13 @@ def _tensors(api: HfApi, card: ModelCard) -> dict[str, int]:
     return {str(kind): count for kind, count in header.parameter_count.items()}
 
 
-def _get(url: str, token: str | None, params: dict[str, Any] | None = None) -> bytes:
+def _get(
+    url: str, token: str | None, params: dict[str, Any] | None = None, first: int | None = None
+) -> bytes:
+    """The whole content, or so many bytes of its beginning; nothing where that is too long."""
     headers = build_hf_headers(token=token or False)
+    if first is not None:
+        headers["Range"] = f"bytes=0-{first - 1}"
     with get_session().stream(
         "GET", url, params=params, headers=headers, timeout=TIMEOUT, follow_redirects=True
     ) as response:
@@ -296,6 +402,8 @@ def _get(url: str, token: str | None, params: dict[str, Any] | None = None) -> b
         content = bytearray()
         for piece in response.iter_bytes():
             content += piece
+            if first is not None and len(content) >= first:
+                return bytes(content[:first])  # also where the server heeds no range
             if len(content) > LARGEST_FILE:
                 return b""  # no configuration is that long: read as nothing said
         return bytes(content)

@@ -16,7 +16,7 @@ from accounts.rest import Created, Listed, Removed, Retrieved, TenantViewSet
 from accounts.roles import Permission
 from inference.gateway.tables import Meter, Window
 from inference.models import Limit
-from inference.models.limit import KINDS, MAX_AMOUNT, of_scope
+from inference.models.limit import KINDS, MAX_AMOUNT, METERS, of_scope
 
 
 class LimitSerializer(serializers.ModelSerializer[Limit]):
@@ -26,7 +26,7 @@ class LimitSerializer(serializers.ModelSerializer[Limit]):
         help_text="The id of the organization, member, key or instance, as `scope` says."
     )
     meter = serializers.ChoiceField(
-        choices=[(meter.value, meter.value) for meter in Meter],
+        choices=[(meter.value, meter.value) for meter in METERS],
         help_text="`tokens` are input and output; `concurrent` are requests at a time.",
     )
     window = serializers.ChoiceField(

@@ -8,18 +8,22 @@ what is not is in the journals, so the meter may be killed anywhere and begins a
 import fcntl
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import msgspec
 from django.db import InterfaceError, OperationalError, connection
 
-from billing import usage
+from billing import holds, usage
 from billing.usage_record import Admit, Checkpoint, Final, settle
 from inference import grants
+from inference.credit import Credit
 from inference.gateway import journal
 from inference.gateway.machine import REFUSED, mark_shipped
 from inference.wake import wake
@@ -28,7 +32,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds between looks at the journals
 LONGEST_WAIT = 5.0  # seconds between tries while PostgreSQL is away
-BATCH = 1000  # requests in one transaction
+BATCH = 4000  # requests in one transaction
+CLOSE_EVERY = 60.0  # seconds between looks for leases of gateways that are no more
+MACHINE = ".machine"  # in the folder of the journals: by which leases know it
 
 Finished = tuple[Admit, Final]
 
@@ -86,14 +92,25 @@ class Meter:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._streams: dict[str, Stream] = {}
-        self._pending: list[Finished] = []  # read, not yet committed
+        self._pending: dict[str, list[Finished]] = {}  # by writer: read, not yet committed
+        self._machine = machine_of(folder)
+        self._close_at = 0.0  # monotonic seconds
 
     def ship(self) -> int:
         """One round over all journals; how many requests it shipped. Raises OperationalError."""
         shipped = self._commit()  # what an earlier round could not
         for writer, group in groupby(journal.files(self._folder), key=journal.writer_of):
             shipped += self._ship_writer(writer, list(group))
+        self._close_leases()
         return shipped
+
+    def _close_leases(self) -> None:
+        """Of gateways without a journal, should we have been killed before we could."""
+        if time.monotonic() >= self._close_at:
+            self._close_at = time.monotonic() + CLOSE_EVERY
+            # Asked for first: a gateway has its journal before it has a lease.
+            writers = holds.open_writers(self._machine)
+            holds.close(writers - {journal.writer_of(path) for path in journal.files(self._folder)})
 
     def _ship_writer(self, writer: str, paths: list[Path]) -> int:
         # Asked before reading: a writer that is dead now has written all it ever will.
@@ -101,32 +118,36 @@ class Meter:
         stream = self._streams.setdefault(writer, Stream())
         shipped = 0
         for path in paths:
-            shipped += self._ship_file(stream, path)
+            shipped += self._ship_file(writer, stream, path)
             if path != paths[-1]:  # rotated away: the next file has all that is still open
                 self._forget(stream, path)
         if not alive:
-            self._pending += stream.settle(died_at_us=paths[-1].stat().st_mtime_ns // 1000)
+            died_at_us = paths[-1].stat().st_mtime_ns // 1000
+            self._pending.setdefault(writer, []).extend(stream.settle(died_at_us))
             shipped += self._commit()
+            holds.close({writer})
             self._forget(stream, paths[-1])
             del self._streams[writer]
         return shipped
 
-    def _ship_file(self, stream: Stream, path: Path) -> int:
+    def _ship_file(self, writer: str, stream: Stream, path: Path) -> int:
         shipped = 0
         while True:
             before = stream.offsets.get(path, 0)
-            self._pending += stream.read(path)
+            self._pending.setdefault(writer, []).extend(stream.read(path))
             shipped += self._commit()
             if stream.offsets[path] == before:
                 return shipped
 
     def _commit(self) -> int:
         shipped = 0
-        while self._pending:
-            batch = self._pending[:BATCH]
-            self._set_aside(usage.ingest_or_set_aside(batch))
-            del self._pending[: len(batch)]
-            shipped += len(batch)
+        for writer, pending in list(self._pending.items()):
+            while pending:
+                batch = pending[:BATCH]
+                self._set_aside(usage.ingest_or_set_aside(batch, writer))
+                del pending[: len(batch)]
+                shipped += len(batch)
+            del self._pending[writer]
         return shipped
 
     def _forget(self, stream: Stream, path: Path) -> None:
@@ -140,6 +161,17 @@ class Meter:
             for admit, final, error in refused:
                 line = msgspec.json.encode({"admit": admit, "final": final, "why": str(error)})
                 file.write(line + b"\n")
+
+
+def machine_of(folder: Path) -> UUID:
+    """Whose journals these are: the same for as long as the folder is there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / MACHINE
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.write_text(str(uuid4()))
+        draft.replace(path)
+    return UUID(path.read_text().strip())
 
 
 @contextmanager
@@ -161,13 +193,14 @@ def only_meter(folder: Path, stop: threading.Event) -> Iterator[bool]:
 def run(stop: threading.Event, folder: Path, socket: Path, database: str) -> None:
     """Ship until asked to stop, then once more, so that a clean stop leaves nothing behind.
 
-    Beside it gateways are granted their leases of limits, and may have instances woken, over the
-    socket.
+    Beside it gateways are granted their leases of limits and of credit, and may have instances
+    woken, over the socket.
     """
     with only_meter(folder, stop) as mine:
         if not mine:
             return
-        granting = grants.in_thread(socket, database, wake, stop)
+        credit = partial(Credit, machine_of(folder))
+        granting = grants.in_thread(socket, database, wake, stop, credit)
         meter = Meter(folder)
         wait = INTERVAL
         prepared = False

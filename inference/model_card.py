@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from inference.model_shape import Shape, read_shape, whole
-from inference.node.weights import CONFIGS, allowed
+from inference.gguf import Header
+from inference.model_shape import Shape, gguf_shape, read_shape, whole
+from inference.node.weights import CONFIGS, allowed, is_weights, names_another
 
 SMALLEST_DEFAULT_CONTEXT = 2048  # what vLLM assumes where config.json names none
 
@@ -48,15 +49,22 @@ REPOSITORY_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})
 HUB_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 
 
+GENERATING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")  # ends of architectures
+EMBEDDING = frozenset({"feature-extraction", "sentence-similarity"})  # the hub's names of the task
+# tekken.json is Mistral's own tokenizer, which brings its form of a conversation with it.
+TEMPLATES = frozenset({"chat_template.jinja", "chat_template.json", "tekken.json"})
+
+
 class Refusal(StrEnum):
     """Why a model cannot run here, whatever the hardware."""
 
     NO_CONFIG = "no_config"  # not a model that transformers describes
     NO_WEIGHTS = "no_weights"
     PICKLE_ONLY = "pickle_only"
-    GGUF_ONLY = "gguf_only"
+    CHOOSE_FILE = "choose_file"  # its weights are GGUF files, each an edition of its own
     NEEDS_CODE = "needs_code"
-    BAD_WEIGHTS = "bad_weights"  # a safetensors file that is none
+    OTHER_MODEL = "other_model"  # it names one to load in its place
+    BAD_WEIGHTS = "bad_weights"  # a file of weights that is none
     NEEDS_TOKEN = "needs_token"  # noqa: S105 - gated, and the organization has no hub token
     NOT_ACCEPTED = "not_accepted"  # gated, and the token's owner may not read it
 
@@ -67,6 +75,7 @@ GATES = frozenset({Refusal.NEEDS_TOKEN, Refusal.NOT_ACCEPTED})  # what a licence
 class ModelFile(msgspec.Struct, frozen=True):
     path: str
     size_bytes: int
+    model_file: str = ""  # the GGUF that was chosen beside it, if any
 
     @property
     def suffix(self) -> str:
@@ -75,7 +84,15 @@ class ModelFile(msgspec.Struct, frozen=True):
     @property
     def fetched(self) -> bool:
         """Whether the downloader takes it; code and pickles stay where they are."""
-        return allowed(self.path)
+        return allowed(self.path, self.model_file)
+
+
+class Edition(msgspec.Struct, frozen=True):
+    """One of the GGUF files that a repository holds of the same model, all its parts together."""
+
+    path: str  # of its first part
+    size_bytes: int
+    quantization: str  # as its name says: "Q4_K_M"
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +101,14 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # "bundled" | "local" | "hub"
     model_id: str
     revision: str = ""  # commit hash, or a hash of the folder
+    model_file: str = ""  # the chosen GGUF; empty: all its safetensors
     architecture: str = ""
     model_type: str = ""
     parameters: int | None = None
     dtype: str = ""
     quantization: str = ""
     context_length: int | None = None
+    vocabulary: int | None = None  # tokens that it knows
     shape: Shape | None = None
     licence: str = ""
     gated: bool = False
@@ -108,6 +127,21 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     def owner(self) -> str:
         owner, slash, _ = self.model_id.rpartition("/")
         return owner if slash else ""
+
+    @property
+    def weights_format(self) -> Literal["safetensors", "gguf"]:
+        return "gguf" if self.model_file else "safetensors"
+
+    @property
+    def editions(self) -> list[Edition]:
+        """The GGUF files that may be chosen, the smallest first."""
+        return editions(self.files)
+
+    @property
+    def cannot_chat(self) -> bool:
+        """Whether it generates text, and nothing says how a conversation is put to it."""
+        generates = self.architecture.endswith(GENERATING) and self.pipeline_tag not in EMBEDDING
+        return generates and not self.chat_template and self.refusal is None
 
     @property
     def size_bytes(self) -> int:
@@ -197,12 +231,71 @@ def read_card(
         quantization=_quantization(config, text),
         # Without layers this is the extract that the hub tells everyone, not the whole config.
         context_length=context_length(config) if shape else None,
+        vocabulary=whole(text, "vocab_size"),
         shape=shape,
         chat_template=card.chat_template or _has_template(configs, card.files),
         weight_bytes=sum(file.size_bytes for file in weight_files(card.files))
         or sum(HEADER_BYTES.get(kind, 1) * count for kind, count in tensors.items()),
         refusal=card.refusal or _refusal(configs, card.files),
     )
+
+
+def read_gguf(card: ModelCard, header: Header) -> ModelCard:
+    """The card of a repository of GGUF files, completed from the beginning of any of them: they
+    are editions of one model."""
+    architecture = header.text("general.architecture")[:120] or card.architecture
+    return msgspec.structs.replace(
+        card,
+        architecture=architecture,
+        model_type=architecture,
+        context_length=header.number(f"{architecture}.context_length") or card.context_length,
+        shape=gguf_shape(architecture, header),
+        licence=card.licence or header.text("general.license")[:120],
+        chat_template=card.chat_template or bool(header.text("tokenizer.chat_template")),
+        weight_bytes=min((edition.size_bytes for edition in card.editions), default=0),
+    )
+
+
+def read_edition(card: ModelCard, model_file: str, header: Header) -> ModelCard:
+    """The card of one GGUF in a repository, completed from the beginning of that file."""
+    chosen = [file for file in card.files if is_weights(file.path, model_file)]
+    return msgspec.structs.replace(
+        read_gguf(card, header),
+        model_file=model_file,
+        files=[msgspec.structs.replace(file, model_file=model_file) for file in card.files],
+        # In parts, each has a list of its own tensors alone.
+        parameters=(header.parameters if len(chosen) == 1 else None) or card.parameters,
+        dtype="",
+        quantization=quantization_in(model_file) or "GGUF",
+        weight_bytes=sum(file.size_bytes for file in chosen),
+        refusal=card.refusal if card.refusal in GATES else None,
+    )
+
+
+_QUANTIZATION = re.compile(r"(?:^|[-_.])((?:UD-)?(?:I?Q\d|TQ\d|MXFP4|NVFP4|BF16|F16|F32)\w*)", re.I)
+_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
+# Files that go with a model and are none: eyes and ears, and what quantizing was guided by.
+_COMPANIONS = re.compile(r"(?:^|/)(?:mmproj|imatrix)|imatrix\.gguf$", re.I)
+
+
+def quantization_in(model_file: str) -> str:
+    """How the weights are held, as the usual names of files say; empty where this one does not."""
+    stem = _PART.sub(".gguf", model_file).rsplit("/", 1)[-1].removesuffix(".gguf")
+    found = _QUANTIZATION.findall(stem)
+    return str(found[-1]).upper() if found else ""
+
+
+def editions(files: Iterable[ModelFile]) -> list[Edition]:
+    """The GGUF files that an engine may load, the smallest first."""
+    whole_of: dict[str, list[ModelFile]] = {}
+    for file in files:
+        if file.path.endswith(".gguf") and not _COMPANIONS.search(file.path):
+            whole_of.setdefault(_PART.sub(".gguf", file.path), []).append(file)
+    found = [
+        Edition(min(f.path for f in parts), sum(f.size_bytes for f in parts), quantization_in(name))
+        for name, parts in whole_of.items()
+    ]
+    return sorted(found, key=lambda edition: (edition.size_bytes, edition.path))
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -255,12 +348,14 @@ def weight_files(files: Iterable[ModelFile]) -> list[ModelFile]:
 def _refusal(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> Refusal | None:
     suffixes = {file.suffix for file in files}
     if not weight_files(files):
-        if ".gguf" in suffixes:
-            return Refusal.GGUF_ONLY
+        if editions(files):
+            return Refusal.CHOOSE_FILE
         return Refusal.PICKLE_ONLY if suffixes & PICKLE_SUFFIXES else Refusal.NO_WEIGHTS
     # With auto_map, transformers would load the repository's own Python for the model or tokenizer.
     if any(configs.get(name, {}).get("auto_map") for name in CONFIGS):
         return Refusal.NEEDS_CODE
+    if names_another(configs.get("config.json", {})):
+        return Refusal.OTHER_MODEL
     named = _first_name(configs.get("config.json", {}).get("architectures"))
     return None if named else Refusal.NO_CONFIG
 
@@ -285,7 +380,7 @@ def _quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> str:
 def _has_template(configs: Mapping[str, Mapping[str, Any]], files: list[ModelFile]) -> bool:
     if configs.get("tokenizer_config.json", {}).get("chat_template"):
         return True
-    return any(file.path in {"chat_template.jinja", "chat_template.json"} for file in files)
+    return any(file.path in TEMPLATES for file in files)
 
 
 def _name(value: object) -> str:

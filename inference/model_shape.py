@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from inference.gguf import Header
+
 # Layers that keep the last tokens only, by transformers' `layer_types`.
 _WINDOWED = frozenset({"sliding_attention", "chunked_attention"})
 # Layers whose state does not grow.
@@ -34,6 +36,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 0
     state_layers: int = 0
     state_numbers: int = 0  # numbers that one request keeps in fixed-size states, all layers
+    embedding_numbers: int = 0  # of the weights, those that turn tokens into numbers and back
 
     @property
     def full_layers(self) -> int:
@@ -65,6 +68,28 @@ def read_shape(text: Mapping[str, Any]) -> Shape | None:
         window=window if any(kind in _WINDOWED for kind in kinds) else 0,
         state_layers=sum(kind in _RECURRENT or kind == "none" for kind in kinds),
         state_numbers=stateful * _state(text, hidden or 0),
+        embedding_numbers=_embeddings(text, hidden or 0),
+    )
+
+
+def gguf_shape(architecture: str, header: Header) -> Shape | None:
+    """As `read_shape`, by the names of GGUF. Windows are not told per layer: all count in full."""
+
+    def said(name: str) -> int | None:
+        return header.number(f"{architecture}.{name}")
+
+    layers, heads = said("block_count"), said("attention.head_count")
+    hidden = said("embedding_length")
+    head_dim = said("attention.key_length") or (hidden // heads if hidden and heads else None)
+    if not layers or not heads or not head_dim:
+        return None
+    latent = said("attention.kv_lora_rank")
+    return Shape(
+        layers=layers,
+        heads=heads,
+        kv_heads=said("attention.head_count_kv") or heads,
+        head_dim=head_dim,
+        latent_dim=latent + (said("rope.dimension_count") or 0) if latent else 0,
     )
 
 
@@ -75,6 +100,13 @@ def whole(values: Mapping[str, Any], *names: str) -> int | None:
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40:
             return value
     return None
+
+
+def _embeddings(text: Mapping[str, Any], hidden: int) -> int:
+    """One table of vocabulary × hidden numbers where the last layer is the first one's mirror, else
+    two; two as well where nobody says, which is the safe side."""
+    tables = 1 if text.get("tie_word_embeddings") is True else 2
+    return tables * (whole(text, "vocab_size") or 0) * hidden
 
 
 def _kinds(text: Mapping[str, Any], layers: int) -> list[str]:

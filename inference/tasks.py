@@ -3,7 +3,8 @@ from uuid import UUID
 
 from celery import shared_task
 
-from inference import alerts, samples
+from accounts.models import Organization
+from inference import alerts, credit_watch, fit_records, gpu_time, samples
 from inference.models import SloAlert
 from inference.webhooks import NotDelivered
 
@@ -16,6 +17,36 @@ SOON = 5  # seconds: the transaction that made the alert is done by then
 def forget_old_samples() -> int:
     """Delete what engines counted more than 30 days ago; returns how many rows that were."""
     return samples.prune()
+
+
+@shared_task
+def estimate_starts() -> int:
+    """Work out what was to be expected of the starts that were measured; returns of how many."""
+    return fit_records.estimate_new()
+
+
+@shared_task
+def bill_gpu_time() -> int:
+    """Charge what has served since the last time; nano-units."""
+    return gpu_time.bill()
+
+
+@shared_task
+def watch_credit() -> None:
+    """Hold credit for what runs, and stop what has none left."""
+    credit_watch.watch(announce_credit)
+
+
+def announce_credit(organization: Organization, what: str) -> None:
+    """Have everyone told who can do something about it."""
+    for email in credit_watch.recipients(organization):
+        mail_credit.apply_async((str(organization.id), what, email), countdown=SOON)
+
+
+@shared_task(autoretry_for=(OSError, SMTPException), **RETRIES)
+def mail_credit(organization_id: str, what: str, email: str) -> None:
+    """Tell one person how the credit stands."""
+    credit_watch.mail(Organization.objects.get(id=UUID(organization_id)), what, email)
 
 
 @shared_task

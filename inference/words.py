@@ -7,7 +7,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from inference.doctor import Diagnosis, Remedy, without_paths
+from inference.doctor import LOOPS, Diagnosis, Remedy, without_paths
 from inference.engines import ENGINES
 from inference.lifecycle import Desired, InstanceState, Stage
 from inference.models import Instance
@@ -41,6 +41,11 @@ STAGES: dict[str, Promise] = {
     Stage.WARMING: _("First words"),
     InstanceState.READY: _("Ready"),
 }
+# What a start may end in instead.
+FAILED_STARTS: dict[str, Promise] = {
+    InstanceState.FAILED: _("Failed"),
+    "start_failed": _("Failed"),
+}
 # What happens by itself, while it is tried again.
 WAITING: dict[str, Promise] = {
     Reason.INSUFFICIENT_CAPACITY: _(
@@ -60,18 +65,25 @@ EVENTS: dict[str, Promise] = {
     "restart_requested": _("Restart requested"),
     "delete_requested": _("Deletion requested"),
     "deleted": _("Deleted"),
+    "start_failed": _("Start failed"),
     "rolled_back": _("Rolled back"),
     "changed": _("Changed"),
     "replaced": _("Replaced"),
     "scaled": _("Replicas changed"),
     "sleep_changed": _("Sleep changed"),
     "schedule_changed": _("Schedule changed"),
+    "adapter_added": _("Adapter added"),
+    "adapter_ready": _("Adapter ready"),
+    "adapter_failed": _("Adapter failed"),
+    "adapter_removed": _("Adapter removed"),
     "approved": _("Approved"),
     "refused": _("Refused"),
     "unreachable": _("Out of reach"),
     "slo_missed": _("Target missed"),
     "slo_met": _("Target met again"),
     "reached": _("Reached again"),
+    "credit_low": _("Credit is low"),
+    "credit_used_up": _("Credit used up"),
 }
 
 
@@ -95,9 +107,12 @@ def remedy(reason: str) -> Promise | str:
 
 def diagnosed(diagnosis: Diagnosis) -> str:
     """What was wrong, in a sentence."""
+    facts = _shown(diagnosis.facts)
     if diagnosis.said:
-        return without_paths(gettext(diagnosis.said))
-    return gettext(diagnosis.sentence) % _shown(diagnosis.facts)
+        cause = without_paths(gettext(diagnosis.said))
+    else:
+        cause = gettext(diagnosis.sentence) % facts
+    return f"{gettext(LOOPS) % facts} {cause}" if diagnosis.loops else cause
 
 
 def remedy_label(remedy: Remedy) -> str:

@@ -19,6 +19,10 @@ from rest_framework.views import APIView
 from accounts import api as accounts
 from accounts.rest import IdentifiedMixin
 from billing.api import UsageViewSet
+from billing.billing_api import BalanceViewSet, BudgetViewSet, LedgerViewSet
+from billing.invoice_api import InvoiceViewSet
+from billing.price_api import PriceViewSet
+from inference.adapters_api import AdapterViewSet
 from inference.api import InstanceViewSet
 from inference.catalog_api import ModelViewSet
 from inference.limits_api import LimitViewSet
@@ -30,12 +34,19 @@ TENANT_RESOURCES: list[tuple[str, Any]] = [
     ("members", accounts.MemberViewSet),
     ("invitations", accounts.InvitationViewSet),
     ("keys", accounts.KeyViewSet),
+    ("projects", accounts.ProjectViewSet),
     ("models", ModelViewSet),
     ("instances", InstanceViewSet),
+    ("adapters", AdapterViewSet),
     ("routes", RouteViewSet),
     ("providers", ProviderViewSet),
     ("limits", LimitViewSet),
     ("usage", UsageViewSet),
+    ("balance", BalanceViewSet),
+    ("ledger", LedgerViewSet),
+    ("budgets", BudgetViewSet),
+    ("invoices", InvoiceViewSet),
+    ("prices", PriceViewSet),
 ]
 
 _tenant = SimpleRouter(use_regex_path=False)

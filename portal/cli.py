@@ -19,6 +19,9 @@ COMMANDS = {
     "doctor": "say what is missing on this machine and how to mend it",
     "operator": "make a person an operator: modelport operator EMAIL",
     "bootstrap": "make an organization and a management key, for scripts",
+    "backup": "write what cannot be made anew into one file: modelport backup FILE",
+    "restore": "bring a backup into an empty home: modelport restore FILE",
+    "ledger": "check the books: modelport ledger verify",
     "migrate": "bring the database up to this version",
 }
 

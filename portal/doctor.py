@@ -11,6 +11,7 @@ import psycopg
 import redis
 
 from inference.engines import ENGINES
+from inference.engines.base import variant_of
 from inference.node import environments, hardware
 from portal import up
 from portal.lib.env import Environment
@@ -118,8 +119,8 @@ def _redis(env: Environment) -> Finding:
 
 def _engines(env: Environment) -> list[Finding]:
     findings = []
-    variant = hardware.variant_here()
     for name, engine in ENGINES.items():
+        variant = variant_of(engine, hardware.variant_here())
         recipe = engine.recipe(variant)
         what = f"engine {engine.title} {recipe.version} for {variant.upper()}"
         if environments.installed_python(recipe, env.home):

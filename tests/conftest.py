@@ -1,12 +1,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.apps import apps
 from django.conf import settings
-from django.db import connections
-from django.test import override_settings
+from django.db import connection, connections
+from django.db.models.signals import post_migrate
+from django.test import TransactionTestCase, override_settings
+from pytest_django.plugin import DjangoDbBlocker
 
+from billing.apps import price_the_default_currency
 from tests.cast import (
     acme,
     alice,
@@ -50,10 +55,48 @@ def plain_static() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def seeds(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """What migrations have written is there for every test: one that commits ends with all tables
+    empty, and the next may need a price."""
+    with django_db_blocker.unblock():
+        there = connection.introspection.table_names()  # none where no test needs the database
+        made = [
+            row
+            for model in apps.get_models()
+            if model._meta.app_label in {"accounts", "billing", "inference"}
+            and model._meta.db_table in there
+            for row in model._base_manager.all()
+        ]
+    post_migrate.disconnect(price_the_default_currency, sender=apps.get_app_config("billing"))
+    emptied = TransactionTestCase._fixture_teardown
+
+    def teardown(test: TransactionTestCase) -> None:
+        emptied(test)
+        for row in made:
+            row.save_base(raw=True, force_insert=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", teardown)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def quick_passwords() -> Iterator[None]:
     """A password's slow hash is half of a test run's time and none of its point."""
     with override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"]):
         yield
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """Tests with transactions of their own are cleaned up after by TRUNCATE, which the ledger's
+    tables refuse (tests/billing/test_tampering.py puts that back)."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        for table in ("account", "transaction", "entry", "day"):
+            cursor.execute(
+                # There is no table where no test of the run needs the database.
+                f"ALTER TABLE IF EXISTS billing_ledger_{table} DISABLE TRIGGER stays_whole"
+            )
 
 
 @pytest.fixture(scope="session")

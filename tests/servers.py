@@ -1,7 +1,8 @@
 """One PostgreSQL, one Redis and one home for a whole test run, up before Django reads its settings.
 
-Loaded by `-p tests.servers`. Workers of xdist inherit the variables from the controller. They are
-the servers of `modelport up` and children of this process: a run that is killed leaves none behind.
+Loaded by `-p tests.servers`. Workers of xdist share the PostgreSQL of the controller, in a database
+of their own each, and have a Redis and a home of their own. They are the servers of `modelport up`
+and children of their process: a run that is killed leaves none behind.
 """
 
 import os
@@ -17,6 +18,7 @@ from portal.embedded import Postgres, Redis
 from portal.lib.env import Environment, read
 
 HASTE = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n"  # nothing here is kept
+OURS = "MODELPORT_TEST_REDIS"  # the Redis that a run has started, not one that was given to it
 
 _home: Path | None = None
 _started: list[tuple["subprocess.Popen[bytes]", signal.Signals]] = []
@@ -30,10 +32,10 @@ def _start() -> None:
     env = read({"MODELPORT_HOME": str(_home)})
     if "DATABASE_URL" not in os.environ:
         _start_postgres(env)
-        os.environ["DATABASE_URL"] = env.database
-    if "REDIS_URL" not in os.environ:
+        os.environ["DATABASE_URL"] = env.database_owner  # who may make databases
+    if "REDIS_URL" not in os.environ or os.environ["REDIS_URL"] == os.environ.get(OURS):
         _start_redis(env)
-        os.environ["REDIS_URL"] = env.redis
+        os.environ["REDIS_URL"] = os.environ[OURS] = env.redis
 
 
 def _start_postgres(env: Environment) -> None:
@@ -63,12 +65,11 @@ def _stop() -> None:
         shutil.rmtree(_home, ignore_errors=True)
 
 
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    try:
-        _start()
-    except BaseException:  # whatever it was: no configuration of pytest will end what has begun
-        _stop()
-        raise
+try:
+    _start()
+except BaseException:  # whatever it was: no configuration of pytest will end what has begun
+    _stop()
+    raise
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -5,6 +5,15 @@ from accounts.models.idempotency import IdempotentAnswer
 from accounts.models.invitation import Invitation
 from accounts.models.membership import Membership
 from accounts.models.organization import Organization
+from accounts.models.project import Project
 from accounts.models.user import User
 
-__all__ = ["ApiKey", "IdempotentAnswer", "Invitation", "Membership", "Organization", "User"]
+__all__ = [
+    "ApiKey",
+    "IdempotentAnswer",
+    "Invitation",
+    "Membership",
+    "Organization",
+    "Project",
+    "User",
+]

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from accounts import keys, origins
 from accounts.models.membership import Membership
 from accounts.models.organization import Organization
+from accounts.models.project import Project
 from accounts.models.user import User
 from accounts.roles import Permission, allows
 from accounts.tenancy import TenantQuerySet
@@ -76,6 +77,9 @@ class ApiKey(models.Model):
     origins = ArrayField(
         models.CharField(max_length=256), default=list, blank=True, verbose_name=_("websites")
     )  # whose programs may call with it from a browser: "https://app.example", "*": any
+    project = models.ForeignKey(
+        Project, on_delete=models.SET_NULL, null=True, blank=True, related_name="keys"
+    )  # what its usage is counted for
     created_by = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
@@ -122,6 +126,7 @@ class ApiKey(models.Model):
         models_allowed: Iterable[str] = (),
         expires_at: datetime | None = None,
         origins: Iterable[str] = (),
+        project: Project | None = None,
         id: UUID | None = None,
     ) -> tuple["ApiKey", str]:
         """Make a key: (what we keep, the key itself, which nobody can ever read again).
@@ -133,8 +138,9 @@ class ApiKey(models.Model):
         allowed = sorted(set(models_allowed))
         problems: dict[str, Any] = _expiry_problem(expires_at)
         problems |= _models_problem(organization, allowed)
+        problems |= _project_problem(organization, project)
         key, plain = cls._made(organization, by, name.strip(), kind, allowed, expires_at)
-        key.id = id or key.id
+        key.id, key.project = id or key.id, project
         try:
             key.origins = _checked_origins(kind, origins)
         except ValidationError as error:
@@ -206,7 +212,7 @@ class ApiKey(models.Model):
             new, plain = self._made(
                 old.organization, by, old.name, old.kind, old.models_allowed, old.expires_at
             )
-            new.rotated_from = old
+            new.rotated_from, new.project = old, old.project
             new.origins = old.origins
             new.save(force_insert=True)
             new._take_limits(old)
@@ -263,6 +269,8 @@ class ApiKey(models.Model):
         for limit in old.limits.all():
             limit.pk, limit.api_key, limit._state.adding = uuid7(), self, True
             limit.save(force_insert=True)
+        # So is `budgets`, of billing; they count what the former keys have used as well.
+        old.budgets.update(api_key=self)
 
     def _touch(self) -> None:
         now = timezone.now()
@@ -293,6 +301,16 @@ def _expiry_problem(expires_at: datetime | None) -> dict[str, ValidationError]:
     if expires_at is None or expires_at > timezone.now():
         return {}
     return {"expires_at": ValidationError(_("Choose a time in the future."), code="past")}
+
+
+def _project_problem(
+    organization: Organization, project: Project | None
+) -> dict[str, ValidationError]:
+    if project is None or (
+        project.organization_id == organization.id and project.archived_at is None
+    ):
+        return {}
+    return {"project": ValidationError(_("There is no such project."), code="unknown_project")}
 
 
 def _models_problem(organization: Organization, names: list[str]) -> dict[str, ValidationError]:

@@ -82,7 +82,9 @@ class Organization(models.Model):
         self.save(update_fields=["name"])
 
     def model_names(self) -> set[str]:
-        """What its members may write as `model=`: the names of its instances and routes."""
-        # Both are the other end of a relation that the inference app declares.
+        """What its members may write as `model=`: the names of its instances, of their adapters,
+        and of its routes."""
+        # All are the other end of a relation that the inference app declares.
         instances = self.instances.filter(deleted_at=None).values_list("name", flat=True)
-        return {*instances, *self.routes.values_list("name", flat=True)}
+        adapters = self.adapters.filter(removed_at=None).values_list("name", flat=True)
+        return {*instances, *adapters, *self.routes.values_list("name", flat=True)}

@@ -1,7 +1,12 @@
 """What it costs: prices, the facts of consumption, and the books."""
 
 from billing.models.auto_top_up import AutoTopUp, SavedCard
+from billing.models.budget import Budget, BudgetAlert
+from billing.models.chain import LedgerDay
+from billing.models.gpu_usage import GpuUsage
 from billing.models.grant import Grant
+from billing.models.invoice import Invoice, InvoiceLine, InvoiceNumbers
+from billing.models.lease import CreditLease, RunningHold
 from billing.models.ledger import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.models.limit_grant import LimitGrant
 from billing.models.limit_slots import LimitSlots
@@ -11,17 +16,27 @@ from billing.models.price import PriceBook, PriceVersion, Rate
 from billing.models.profile import BillingProfile
 from billing.models.refund import TakenBack
 from billing.models.stripe import Installation, StripeCall, StripeEvent
+from billing.models.terms import Allowance, Terms
 from billing.models.topup import TopUp
 from billing.models.usage import UsageEvent
 
 __all__ = [
+    "Allowance",
     "AutoTopUp",
     "Balance",
     "BillingProfile",
+    "Budget",
+    "BudgetAlert",
+    "CreditLease",
     "Entry",
+    "GpuUsage",
     "Grant",
     "Installation",
+    "Invoice",
+    "InvoiceLine",
+    "InvoiceNumbers",
     "LedgerAccount",
+    "LedgerDay",
     "LedgerTransaction",
     "LimitGrant",
     "LimitSlots",
@@ -30,11 +45,13 @@ __all__ = [
     "PriceBook",
     "PriceVersion",
     "Rate",
+    "RunningHold",
     "SavedCard",
     "StripeCall",
     "StripeEvent",
     "Subscription",
     "TakenBack",
+    "Terms",
     "TopUp",
     "UsageEvent",
 ]

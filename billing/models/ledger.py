@@ -1,12 +1,15 @@
 from typing import ClassVar
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Func, Q
 from django.utils.translation import gettext_lazy as _
 
 from accounts.models import Organization
 from accounts.tenancy import TenantQuerySet
 from portal.lib.ids import uuid7
+
+# What the column says where nothing else does. The day that counts is set by a trigger.
+TODAY = Func(template="CURRENT_DATE", output_field=models.DateField())
 
 
 class LedgerAccount(models.Model):
@@ -96,6 +99,8 @@ class LedgerTransaction(models.Model):
         "self", on_delete=models.PROTECT, null=True, related_name="reversed_by"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    # Of UTC, set by the database when it is posted: the day that it is sealed with.
+    day = models.DateField(db_default=TODAY, editable=False)
 
     objects = TenantQuerySet.as_manager()
 
@@ -103,7 +108,8 @@ class LedgerTransaction(models.Model):
         db_table = "billing_ledger_transaction"
         ordering: ClassVar = ["-id"]
         indexes: ClassVar = [
-            models.Index(fields=["organization", "-id"], name="ledger_by_organization")
+            models.Index(fields=["organization", "-id"], name="ledger_by_organization"),
+            models.Index(fields=["day", "id"], name="ledger_by_day"),
         ]
 
     def __str__(self) -> str:
@@ -118,14 +124,19 @@ class Entry(models.Model):
     transaction = models.ForeignKey(
         LedgerTransaction, on_delete=models.PROTECT, related_name="entries"
     )
-    account = models.ForeignKey(LedgerAccount, on_delete=models.PROTECT, related_name="entries")
+    account = models.ForeignKey(
+        LedgerAccount, on_delete=models.PROTECT, related_name="entries", db_index=False
+    )
     nano = models.BigIntegerField()
-    day = models.DateField()  # of UTC: what the chain of hashes is made of
+    day = models.DateField(db_default=TODAY, editable=False)  # its transaction's, by a trigger
 
     class Meta:
         db_table = "billing_ledger_entry"
         ordering: ClassVar = ["id"]
-        indexes: ClassVar = [models.Index(fields=["day", "id"], name="ledger_entries_by_day")]
+        indexes: ClassVar = [
+            models.Index(fields=["day", "transaction", "id"], name="ledger_entries_in_order"),
+            models.Index(fields=["account", "-id"], name="ledger_entries_by_account"),
+        ]
         constraints: ClassVar = [
             models.CheckConstraint(condition=~Q(nano=0), name="ledger_entry_is_not_nothing")
         ]

@@ -48,6 +48,14 @@ class UsageEvent(models.Model):
     admitted_at = models.DateTimeField(_("time"))
     client_request_id = models.CharField(max_length=128, blank=True)
     price_version_id = models.UUIDField(default=UUID(int=0))
+    # What was charged for it, after discount and what is free, and where that is booked.
+    cost_nano = models.BigIntegerField(_("cost"), default=0)  # nano-units of the currency
+    currency = models.CharField(max_length=3, blank=True, default="")  # empty: it has no price
+    transaction_id = models.UUIDField(null=True)  # None: it was free
+    # Whose it was when it was booked.
+    project_id = models.UUIDField(null=True)
+    membership_id = models.UUIDField(null=True)  # of who made the key
+    tag = models.CharField(_("tag"), max_length=64, blank=True, default="")  # the caller's own
 
     objects = TenantQuerySet.as_manager()
 
@@ -64,7 +72,10 @@ class UsageEvent(models.Model):
                 & models.Q(prompt_tokens__gte=0, cached_tokens__gte=0)
                 & models.Q(completion_tokens__gte=0, reasoning_tokens__gte=0),
                 name="usage_subsets_are_subsets",
-            )
+            ),
+            models.CheckConstraint(
+                condition=models.Q(cost_nano__gte=0), name="usage_cost_is_not_negative"
+            ),
         ]
 
     def __str__(self) -> str:

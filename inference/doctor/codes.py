@@ -32,6 +32,7 @@ class Code(StrEnum):
     TOO_MANY_GPUS = "too_many_gpus"
     QUANTIZATION = "quantization"
     NUMBER_FORMAT = "number_format"
+    OTHER_VOCABULARY = "other_vocabulary"
     BAD_SETTING = "bad_setting"
     DISK = "disk"
     DOWNLOAD = "download"
@@ -42,6 +43,7 @@ class Code(StrEnum):
     LOAD_TIMEOUT = "load_timeout"
     TIME_LIMIT = "time_limit"
     KILLED = "killed"
+    PROCESSOR = "processor"
     SIGNAL = "signal"
     LOST = "lost"
     NODE_LOST = "node_lost"
@@ -120,7 +122,7 @@ FINDINGS: dict[Code, Finding] = {
     ),
     Code.UNSAFE_WEIGHTS: Finding(
         Reason.BAD_ARGUMENTS,
-        gettext_noop("The model has no weights in safetensors format, which alone is served here."),
+        gettext_noop("The model has no weights in a format that is served here."),
         _OTHER_MODEL,
     ),
     Code.DAMAGED_WEIGHTS: Finding(
@@ -160,6 +162,11 @@ FINDINGS: dict[Code, Finding] = {
         Reason.BAD_ARGUMENTS,
         gettext_noop("The engine cannot compute this model in that number format here."),
         gettext_noop("Choose another number format."),
+    ),
+    Code.OTHER_VOCABULARY: Finding(
+        Reason.BAD_ARGUMENTS,
+        gettext_noop("The draft model has another vocabulary than the model that it guesses for."),
+        gettext_noop("Choose a smaller model of the same family to guess, or do without."),
     ),
     Code.BAD_SETTING: Finding(
         Reason.BAD_ARGUMENTS,
@@ -210,6 +217,13 @@ FINDINGS: dict[Code, Finding] = {
         Reason.CRASHED,
         gettext_noop("The engine was killed. Most often the system does so when memory runs out."),
         gettext_noop("Set less aside for conversations, or choose a smaller model."),
+    ),
+    Code.PROCESSOR: Finding(
+        Reason.IMAGE_ERROR,
+        gettext_noop(
+            "The machine's processor lacks instructions that the engine needs, such as AVX2."
+        ),
+        gettext_noop("Choose another engine, or ask the operator for a newer machine."),
     ),
     Code.SIGNAL: Finding(
         Reason.CRASHED, gettext_noop("The engine was ended by signal %(signal)s."), _LOG

@@ -55,6 +55,11 @@ class Diagnosis:
     def message(self) -> str:
         return self.sentence % self.facts
 
+    @property
+    def loops(self) -> bool:
+        """Whether it came again and again after the engine had been ready (`loops`)."""
+        return "deaths" in self.facts
+
 
 def diagnose(
     exit_code: int | None, log_tail: list[str], *, reason: str = "", message: str = ""
@@ -87,6 +92,8 @@ def _of_exit_code(exit_code: int | None) -> Diagnosis:
         return Diagnosis(Code.LOST)
     if exit_code == -signal.SIGKILL:
         return Diagnosis(Code.KILLED)
+    if exit_code == -signal.SIGILL:
+        return Diagnosis(Code.PROCESSOR)
     if exit_code < 0:
         return Diagnosis(Code.SIGNAL, {"signal": -exit_code})
     return Diagnosis(Code.EXITED, {"exit_code": exit_code})

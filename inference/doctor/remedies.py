@@ -240,6 +240,16 @@ def _number_format(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remed
     yield OTHER_MODEL
 
 
+def _other_vocabulary(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
+    yield Remedy(
+        name="no-speculation",
+        kind=Kind.CHANGE,
+        label=gettext_noop("Start without speculative decoding"),
+        settings={"speculation": None, "speculative_tokens": None},  # its draft model goes with it
+    )
+    yield OPERATOR
+
+
 def _bad_setting(diagnosis: Diagnosis, situation: Situation) -> Iterator[Remedy]:
     if situation.settings:
         yield Remedy(
@@ -358,6 +368,7 @@ _BY_CODE: dict[Code, Callable[[Diagnosis, Situation], Iterator[Remedy]]] = {
     Code.TOO_MANY_GPUS: _too_many_gpus,
     Code.QUANTIZATION: _quantization,
     Code.NUMBER_FORMAT: _number_format,
+    Code.OTHER_VOCABULARY: _other_vocabulary,
     Code.BAD_SETTING: _bad_setting,
     Code.DISK: _operator,
     Code.DRIVER: _operator,

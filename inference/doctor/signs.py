@@ -1,6 +1,7 @@
 """What gives a failure away in a log, and the figures that stand there. PURE.
 
-Texts are vLLM's (0.32 and 0.33), torch's, transformers' and the supervisor's own. Two traps: a
+Texts are vLLM's (0.32 and 0.33), torch's, transformers', llama.cpp's (build 11549) and the
+supervisor's own. Two traps: a
 healthy engine prints all its arguments, so that a bare name of one is no sign; and the engine core
 dies first, whereupon its parent complains that it is gone, so that causes stand before effects.
 """
@@ -47,6 +48,7 @@ SIGNS: tuple[Sign, ...] = (
         r"quantization is currently not supported in",
         r"quantization method \S+ is not supported for the current GPU",
         r"[Uu]nknown quantization method",
+        r"Missing '\w+' in quantization config",
         r"Quantization method specified in the model config .* does not match",
         r"'quantization'\s+.*[Ii]nput should be",
     ),
@@ -55,6 +57,10 @@ SIGNS: tuple[Sign, ...] = (
         r"Bfloat16 is only supported on GPUs",
         r"\S+ is not supported for quantization method",
         r"The model type \S+ does not support float16",
+    ),
+    *_sign(
+        Code.OTHER_VOCABULARY,
+        r"Target and draft model should have the same vocabulary size",
     ),
     # The model
     *_sign(
@@ -70,6 +76,7 @@ SIGNS: tuple[Sign, ...] = (
         r"architectures? .* (?:are|is) not supported",
         r"model type `[^`]*` but Transformers does not recognize this architecture",
         r"has no vLLM implementation",
+        r"error loading model: unknown model architecture",
         r"Cannot find model module",
     ),
     *_sign(
@@ -81,14 +88,18 @@ SIGNS: tuple[Sign, ...] = (
         r"Can't load tokenizer for",
         r"Couldn't instantiate the backend tokenizer",
         r"Unable to load vocabulary from file",
+        r"error loading model vocabulary",
     ),
     *_sign(
         Code.DAMAGED_WEIGHTS,
         r"SafetensorError|Error while deserializing header",
         r"Cannot find any model weights",
         r"size mismatch for|Attempted to load weight .* into parameter",
+        r"start \(\d+\) \+ length \(\d+\) exceeds dimension size",
         r"weights were not initialized from checkpoint",
         r"is not valid JSON|There is no config\.json",
+        r"gguf_init_from_\w+: (?:failed|invalid|bad|tensor)",
+        r"is not within the file bounds|error loading model hyperparameters",
     ),
     *_sign(Code.UNSAFE_WEIGHTS, r"weights are not in safetensors format"),
     # Memory
@@ -118,6 +129,7 @@ SIGNS: tuple[Sign, ...] = (
         r"Available memory on node .* is less than",
         r"(?<!OutOf)MemoryError|Cannot allocate memory|DefaultCPUAllocator: can't allocate memory",
         r"std::bad_alloc|out of memory on the host",
+        r"ggml_aligned_malloc: insufficient memory|failed to allocate CPU buffer",
     ),
     # The machine
     *_sign(
@@ -142,9 +154,22 @@ SIGNS: tuple[Sign, ...] = (
         r"ModuleNotFoundError|ImportError|cannot be started: No such file",
         r"The engine (?:could not|cannot) be installed",
     ),
-    *_sign(Code.KILLED, r"Failed core proc\(s\): \{[^}]*: -9\b"),
     *_sign(
-        Code.BAD_SETTING, r"validation errors? for (?:Vllm|Engine|Model|Cache)\w*(?:Config|Args)"
+        Code.KILLED,
+        r"Failed core proc\(s\): \{[^}]*: -9\b",
+        r"Worker proc \S+ died unexpectedly \(exit code: (?:-9|None)\)",
+        # It has gone without a word of its own.
+        r"(?s)\A(?!.*EngineCore failed to start).*Failed core proc\(s\): \{\}",
+        r"(?s)\A(?!.*EngineCore encountered a fatal).*engine core exited unexpectedly",
+    ),
+    *_sign(
+        Code.SIGNAL,
+        r"Failed core proc\(s\): \{[^}]*: -(?P<signal>\d+)\b",
+        r"Worker proc \S+ died unexpectedly \(exit code: -(?P<signal>\d+)\)",
+    ),
+    *_sign(
+        Code.BAD_SETTING,
+        r"validation errors? for (?:Vllm|Engine|Model|Cache|Speculative)\w*(?:Config|Args)",
     ),
 )
 

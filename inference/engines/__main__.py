@@ -6,7 +6,7 @@ Read off the adapters, so that it cannot say what they do not.
 from collections.abc import Callable, Iterable
 
 from inference.engines import ENGINES
-from inference.engines.base import KEPT, Engine, Setting, SettingValue
+from inference.engines.base import KEPT, Engine, Setting, SettingValue, Variant
 
 HEAD = """\
 # Engines
@@ -51,9 +51,14 @@ def _takes(name: str) -> Callable[[Engine], bool]:
     return lambda engine: any(setting.name == name for setting in engine.settings)
 
 
+def _version(engine: Engine, variant: Variant) -> str:
+    return engine.recipe(variant).version if variant in engine.variants else "by an own command"
+
+
 FEATURES: dict[str, Callable[[Engine], bool | str]] = {
-    "Version without a GPU": lambda engine: engine.recipe("cpu").version,
-    "Version on NVIDIA GPUs": lambda engine: engine.recipe("cuda").version,
+    "Weights": lambda engine: ", ".join(sorted(engine.formats)),
+    "Version without a GPU": lambda engine: _version(engine, "cpu"),
+    "Version on NVIDIA GPUs": lambda engine: _version(engine, "cuda"),
     "Chat": _offers("/v1/chat/completions"),
     "Completions": _offers("/v1/completions"),
     "Responses": _offers("/v1/responses"),
@@ -65,6 +70,10 @@ FEATURES: dict[str, Callable[[Engine], bool | str]] = {
     "Presets": _takes("preset"),
     "Speculative decoding": _takes("speculation"),
     "Sleeps at hand on a GPU": lambda engine: engine.can_sleep({}, "cuda"),
+    "LoRA adapters at run time": lambda engine: any(
+        engine.lora(chosen) for chosen in _choices(engine)
+    ),
+    "With a draft model": lambda engine: ", ".join(engine.drafting) or False,
     "Metrics": lambda engine: bool(engine.metrics_path),
 }
 

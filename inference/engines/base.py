@@ -5,7 +5,7 @@ an engine only through the typed settings below, never as text that becomes an a
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -109,6 +109,28 @@ class Launch:
     settings: Mapping[str, SettingValue] = field(default_factory=dict)
     gpu_indices: tuple[int, ...] = ()
     model_file: str = ""  # below `model_path`, where one file of it is the model (GGUF)
+    draft_path: str = ""  # of a second model, which guesses what this one checks; empty: none
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where an engine says something of itself: a path, and what leads to it in its JSON."""
+
+    path: str
+    members: tuple[str | int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """In what its answers differ from vLLM's: the gateway must know, to count them."""
+
+    # A stream tells its running usage as `timings` on its chunks, if the request says
+    # `timings_per_token`; else as `usage`, if it tells any.
+    timings: bool = False
+    # Of several answers to one request it tells the usage of the first alone.
+    one_answer: bool = False
+    # Its /tokenize takes a `prompt` and tells the `count`, or takes `content` and lists `tokens`.
+    lists_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,19 +141,44 @@ class Probe:
     body: Mapping[str, object]
 
 
+@dataclass(frozen=True)
+class Call:
+    """A POST to a running engine that only its supervisor makes."""
+
+    path: str
+    body: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Lora:
+    """How adapters come and go while an engine runs."""
+
+    max_rank: int
+    load: Callable[[str, str], Call]  # the name to serve it by, its folder
+    unload: Callable[[str], Call]
+
+
 class Engine(Protocol):
     name: str
     title: str
+    good_for: str  # a line for whoever chooses among engines
+    formats: frozenset[str]  # of the weights that it loads: "safetensors", "gguf"
+    drafting: tuple[str, ...]  # values of `speculation` that take a second model
+    variants: tuple[Variant, ...]  # that it is installed for; others take an operator's own command
     settings: tuple[Setting, ...]
     health_path: str
     models_path: str
-    version_path: str
+    context: Told  # tokens of one request, as it serves the model
+    version: Told
+    wire: Wire
     metrics_path: str
-    metric_names: Mapping[str, str]  # our name → the engine's
+    metric_names: Mapping[str, str | tuple[str, ...]]  # our name → the engine's, or those to add up
     sleep_path: str  # POST: when what it computes is done, its GPUs' memory is freed
     wake_path: str  # POST: it takes that memory again
 
-    def recipe(self, variant: Variant) -> Recipe: ...
+    def recipe(self, variant: Variant) -> Recipe:
+        """For one of `variants`."""
+        ...
 
     def check(
         self, settings: Mapping[str, object], gpu_count: int | None = None
@@ -140,6 +187,13 @@ class Engine(Protocol):
 
         Checked again, they stay as they are. Where `gpu_count` is given, they must suit that many
         GPUs too. Raises BadSetting.
+        """
+        ...
+
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        """Whether there is a draft model exactly where these settings need one.
+
+        `draft` is its name or its folder; empty: there is none. Raises BadSetting.
         """
         ...
 
@@ -156,6 +210,15 @@ class Engine(Protocol):
         ...
 
     def probe(self, launch: Launch) -> Probe: ...
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        """With these settings; None: it takes no adapters."""
+        ...
+
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        """A request that computes nothing and is refused where the model has no chat template;
+        None where there is none such, or nothing to chat with."""
+        ...
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         """The paths under /v1 that a client may ask for with these settings."""
@@ -179,6 +242,28 @@ class Engine(Protocol):
     ) -> int:
         """Memory of the machine that it will take, roughly: what admission asks for."""
         ...
+
+
+def says_when_idle(engine: Engine) -> bool:
+    """Whether one can tell from its metrics that it has no request."""
+    return "running" in engine.metric_names
+
+
+def check_pair(engine: Engine, settings: Mapping[str, object], draft: str) -> None:
+    """What `check_draft` comes to for every engine. Raises BadSetting."""
+    method = settings.get("speculation", "none")
+    if draft and not engine.drafting:
+        raise BadSetting(f"{engine.title} takes no draft model.")
+    if draft and method not in engine.drafting:
+        *some, last = engine.drafting
+        raise BadSetting(f"A draft model needs speculation to be {', '.join(some)} or {last}.")
+    if method in engine.drafting and not draft:
+        raise BadSetting(f"With speculation {method}, a draft model must be chosen.")
+
+
+def variant_of(engine: Engine, here: Variant) -> Variant:
+    """What is installed of it on such a machine."""
+    return here if here in engine.variants else engine.variants[0]
 
 
 def checked(table: tuple[Setting, ...], given: Mapping[str, object]) -> dict[str, SettingValue]:

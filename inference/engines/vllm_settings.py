@@ -8,9 +8,11 @@ own) or opens a port.
 from collections.abc import Mapping
 
 from inference.engines.base import Group, Setting, SettingValue, gettext_noop
+from inference.engines.lora import RANKS
 from inference.engines.vllm_parsers import REASONING_PARSERS, TOOL_PARSERS
 
 CPU_KV_GIB = 1
+DRAFTING = ("eagle", "eagle3", "draft_model")  # methods of speculation with a second model
 
 # Values for what is left at automatic. Each is of use on some machine only: a machine without
 # GPUs passes over shares of GPU memory, one with GPUs over `kv_cache_gib`.
@@ -189,11 +191,12 @@ SETTINGS: tuple[Setting, ...] = (
         help=gettext_noop(
             "Guess several tokens and check them in one step; the answer stays the same. ngram "
             "guesses from the text so far and suits code and summaries; mtp needs a model that was "
-            "trained to guess."
+            "trained to guess; eagle, eagle3 and draft_model have a second, small model guess. "
+            "Requests with min_p or logit_bias are then refused."
         ),
         kind="choice",
         default="none",
-        choices=("none", "ngram", "mtp"),
+        choices=("none", "ngram", "mtp", *DRAFTING),
         group=Group.SPEED,
     ),
     Setting(
@@ -278,6 +281,37 @@ SETTINGS: tuple[Setting, ...] = (
         minimum=1,
         maximum=64,
         variants=("cuda",),
+    ),
+    Setting(
+        name="enable_lora",
+        label=gettext_noop("LoRA adapters"),
+        help=gettext_noop(
+            "Keeps room for adapters, which come and go without a restart. Each is a model name of "
+            "its own."
+        ),
+        kind="bool",
+        default=False,
+    ),
+    Setting(
+        name="max_loras",
+        label=gettext_noop("Adapters at a time"),
+        help=gettext_noop(
+            "How many may be at work in the same step (usual: 1). Requests for others wait; each "
+            "takes memory."
+        ),
+        kind="int",
+        minimum=1,
+        maximum=64,
+    ),
+    Setting(
+        name="max_lora_rank",
+        label=gettext_noop("Largest rank of adapters"),
+        help=gettext_noop(
+            "Each adapter says its rank (r); room is taken for the largest. Automatic: 16."
+        ),
+        kind="choice",
+        default="auto",
+        choices=("auto", *map(str, RANKS)),
     ),
     Setting(
         name="keep_responses",

@@ -2,8 +2,13 @@
 
 from decimal import Decimal
 
+from inference.fit import Fit
+
 MILLION = 1_000_000
 SECONDS = 3600
+# The part of its memory's bandwidth that a kernel attains: NVIDIA's own figure
+# (ai-dynamo/aiconfigurator, src/aiconfigurator/systems/l40s.yaml, mem_bw_empirical_scaling_factor).
+ATTAINED = 0.8
 
 
 def per_million_tokens(per_hour: Decimal, tokens_per_second: float) -> Decimal | None:
@@ -26,3 +31,17 @@ def decode_speed(
     """
     step = read_bytes + users * kv_bytes
     return users * bandwidth * share / step if step > 0 else 0.0
+
+
+def full_load_speed(fit: Fit, bandwidth: float) -> float:
+    """The most tokens per second of all users together, when as many as there is room for have a
+    long chat each. `bandwidth` is of one GPU, bytes/s; 0 where nobody fits.
+
+    With many users every expert is needed by one of them, so each step reads all weights.
+    """
+    chat = fit.chat
+    if chat is None or not chat.count or not fit.gpu_count:
+        return 0.0
+    return decode_speed(
+        fit.weight_bytes, chat.kv_bytes, bandwidth * fit.gpu_count, chat.count, ATTAINED
+    )

@@ -29,6 +29,7 @@ class Bill(Output):
     """One request, metered. Times are monotonic seconds."""
 
     __slots__ = (
+        "_held",
         "_permits",
         "_price",
         "_series",
@@ -49,6 +50,7 @@ class Bill(Output):
         self._series: metrics.Series | None = None  # while it counts as under way
         self._price: Price = FREE
         self._permits: tuple[Permit, ...] = ()
+        self._held = 0  # nano-units that are set aside for it: the most that it may cost
 
     def admit(
         self,
@@ -72,6 +74,8 @@ class Bill(Output):
             now_us(),
             self.client_request_id,
             price.version_id,
+            self.tag,
+            self._held,
         )
         self.runtime.journal.admit(record, self.written)
         self.admitted = True
@@ -108,7 +112,7 @@ class Bill(Output):
             return
         self.ended = True
         now = time.monotonic()
-        self.count(status, used, now)
+        spent = self.count(status, used, now)
 
         def closed(durable: bool) -> None:
             if then is None or self.protocol.transport is None:
@@ -131,6 +135,7 @@ class Bill(Output):
             finish,
             round((self.first_at - self.received) * 1e6) if self.first_at else -1,
             round((now - self.received) * 1e6),
+            spent,
         )
         self.runtime.journal.final(record, closed)
 
@@ -163,11 +168,13 @@ class Bill(Output):
                 )
             )
 
-    def count(self, status: int, used: Usage, now: float) -> None:
-        """Once, at the end: the figures, and what it takes of its limits."""
+    def count(self, status: int, used: Usage, now: float) -> int:
+        """Once, at the end: the figures, and what it takes of its limits. Nano-units of the credit
+        that was set aside."""
+        spent = 0
         permits, self._permits = self._permits, ()
         for permit in permits:
-            permit.leave(used, self._price if self.admitted else FREE)
+            spent += permit.leave(used, self._price if self.admitted else FREE)
         if self.runtime.tells:
             self._tell(status, used, now)
         series, self._series = self._series, None
@@ -178,3 +185,4 @@ class Bill(Output):
             organization_id = NOBODY if self.key is None else self.key.organization_id
             metrics.series(organization_id, NOBODY, "", self.call.endpoint).refuse(status)
             metrics.BOOK.limited += status == 429
+        return spent

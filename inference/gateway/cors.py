@@ -21,6 +21,7 @@ _EXPOSED = (
 PREFLIGHT = (
     b"Access-Control-Allow-Methods: GET, POST, DELETE\r\n"
     b"Access-Control-Allow-Headers: Authorization, Content-Type, Accept, X-Request-Id, X-Api-Key, "
+    b"X-Modelport-Tag, "
     b"Anthropic-Version, Anthropic-Beta, OpenAI-Organization, OpenAI-Project, OpenAI-Beta, "
     b"X-Stainless-Arch, X-Stainless-Lang, X-Stainless-OS, X-Stainless-Package-Version, "
     b"X-Stainless-Retry-Count, X-Stainless-Runtime, X-Stainless-Runtime-Version, "

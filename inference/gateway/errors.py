@@ -48,6 +48,11 @@ class Refusal(Exception):
         return b"Retry-After: %d\r\n%b" % (self.retry_after, self.headers)
 
 
+NO_TEMPLATE = "default chat template is no longer allowed"  # transformers', by way of vLLM
+CANNOT_CHAT = (
+    "This model has no chat template, so it continues texts and cannot chat. Ask /v1/completions, "
+    "or deploy its instruction-tuned edition."
+)
 TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -64,6 +69,10 @@ ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+# What engines say of a prompt that is longer than their context.
+TOO_LONG = ("maximum context length", "exceeds the available context size")
 
 
 def body(
@@ -105,9 +114,11 @@ def of_engine(status: int, raw: bytes, shape: Shape = "openai") -> bytes:
         said = None
     error = said.get("error") if isinstance(said, dict) else None
     if isinstance(error, dict) and isinstance(error.get("message"), str):
+        if status == 400 and NO_TEMPLATE in error["message"]:
+            return body(400, CANNOT_CHAT, code="no_chat_template", param="messages", shape=shape)
         param = error.get("param")
         code = error.get("code")
-        if status == 400 and "maximum context length" in error["message"]:
+        if status == 400 and any(words in error["message"] for words in TOO_LONG):
             code = "context_length_exceeded"
         return body(
             status,

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from billing.usage_record import Usage
-from inference.gateway import errors
+from inference.gateway import errors, timings
 from inference.gateway.relay import BrokenStream, Splitter
 from inference.gateway.usage import UNREADABLE, counted
 
@@ -40,7 +40,9 @@ _event = msgspec.json.Decoder(_Event).decode
 class EventRelay:
     """One stream. `feed` returns what the client gets of it now; see `relay.Relay`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, timed: bool = False) -> None:
+        """`timed`: the engine tells its running usage as `timings`."""
+        self._timed = timed
         self._splitter = Splitter()
         self._usage: Usage | None = None
         self._kept = 0
@@ -70,7 +72,15 @@ class EventRelay:
         if not name.startswith(b"event: ") or not rest.startswith(b"data: "):
             return event + b"\n\n"  # a comment, or nothing that we know
         self.events += 1
-        return self._named(name[7:].strip(), rest[6:], event + b"\n\n")
+        told = None
+        if self._timed:
+            rest, told = timings.cut(rest)
+            event = name + b"\n" + rest
+        passed = self._named(name[7:].strip(), rest[6:], event + b"\n\n")
+        if told is not None and not self.done:
+            self._usage, self.told = told, True
+            self.delivered.clear()  # its tokens are counted with that
+        return passed
 
     def _named(self, name: bytes, data: bytes, event: bytes) -> bytes:
         raise NotImplementedError
@@ -84,7 +94,13 @@ class EventRelay:
             self.delivered.append(text)
 
     def _tell(self, said: Any) -> None:
-        self._usage = counted(said) or self._usage
+        before = self._usage
+        self._usage = counted(said) or before
+        if before is not None and self._usage is before and isinstance(said, dict):
+            # The prompt was told at the beginning, and now the answer alone.
+            whole = before.prompt_tokens - before.cached_tokens
+            first = {"input_tokens": whole, "cache_read_input_tokens": before.cached_tokens}
+            self._usage = counted(first | said) or before
         self.told = self._usage is not None
 
 
@@ -140,8 +156,8 @@ def _read(data: bytes) -> _Event:
         return _Event()
 
 
-def of(endpoint: str) -> EventRelay | None:
+def of(endpoint: str, *, timed: bool = False) -> EventRelay | None:
     """The relay of an endpoint whose streams are made of named events."""
     if endpoint == "responses":
-        return ResponsesRelay()
-    return MessagesRelay() if endpoint == "messages" else None
+        return ResponsesRelay(timed=timed)
+    return MessagesRelay(timed=timed) if endpoint == "messages" else None

@@ -82,8 +82,8 @@ def _n(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
 
 def _most_tokens(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
     value = _bounded(name, raw, 0, MAX_TOKENS)
-    if value is not None:
-        parsed.most_tokens = value
+    if value is not None:  # two names for it may be given, and which one counts, engines decide
+        parsed.most_tokens = max(value, parsed.most_tokens or 0)
 
 
 def _tokens(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:

@@ -23,6 +23,7 @@ class Head(NamedTuple):
     origin: str
     authorization: bytes
     digest: bytes
+    tag: str
 
 
 def split(data: bytes) -> tuple[bytes, int, bytes] | None:

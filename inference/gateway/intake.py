@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from inference.gateway.server import GatewayRuntime
 
 MAX_BUFFERED = 512 * 1024 * 1024  # bytes of bodies that a process holds at a time
+LONGEST_TAG = 64  # characters
 SHORT_BODY = 64 * 1024  # bytes that are thrown away rather than the connection
 
 
@@ -47,6 +48,7 @@ class Intake:
         "request_id",
         "runtime",
         "shown_id",
+        "tag",
         "target",
         "traceparent",
     )
@@ -68,6 +70,7 @@ class Intake:
         self.digest = b""  # of its key
         self._authorized = False
         self.client_request_id = ""
+        self.tag = ""  # the caller's own word for what it is for
         self.traceparent = b""
         self._content_encoding = b""
         self._body: bytes | list[bytes] = b""
@@ -89,6 +92,7 @@ class Intake:
             self.origin,
             self.authorization,
             self.digest,
+            self.tag,
         ) = head
 
     def _take_authorization(self, value: bytes) -> None:
@@ -137,6 +141,14 @@ class Intake:
         text = value.decode("latin-1")
         self.client_request_id = text[:128] if text.isascii() and text.isprintable() else ""
 
+    def _take_tag(self, value: bytes) -> None:
+        text = value.strip().decode("latin-1")
+        if len(text) > LONGEST_TAG or not (text.isascii() and text.isprintable()):
+            raise errors.bad_request(
+                f"X-Modelport-Tag may have at most {LONGEST_TAG} printable ASCII characters."
+            )
+        self.tag = text
+
     def open_path(self) -> None:
         """Which path is asked for, and whether its body can be read."""
         self.call = match(self.method, bytes(self.target))
@@ -175,6 +187,7 @@ HEADERS: dict[bytes, Callable[[Intake, bytes], None]] = {
     b"transfer-encoding": Intake._take_transfer_encoding,
     b"expect": Intake._take_expect,
     b"x-request-id": Intake._take_request_id,
+    b"x-modelport-tag": Intake._take_tag,
     b"origin": Intake._take_origin,
     b"traceparent": Intake._take_traceparent,
 }

@@ -198,6 +198,11 @@ class Journal:
         self._thread.start()
 
     @property
+    def writer(self) -> str:
+        """By which the meter knows this process."""
+        return self._writer
+
+    @property
     def path(self) -> Path:
         return self._folder / f"{self._writer}-{self._sequence:06d}{SUFFIX}"
 

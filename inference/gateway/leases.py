@@ -1,8 +1,11 @@
-"""The way from a gateway process to the meter of its machine: for leases of limits, and to wake.
+"""The way from a gateway process to the meter of its machine: for leases of limits and of credit,
+and to wake.
 
 Over the Unix socket `run/meter.sock`: each message is its length (u32, little-endian) and a struct
 of this module in MessagePack. The meter's side is `inference/grants.py`. With the meter away the
-process goes on with what it holds (see `limits`), and reports that when it is back.
+process goes on with what it holds (see `limits`), and reports that when it is back. Where a message
+names `purse.CREDIT` instead of a window's start, it is about the credit of the organization whose
+id stands in `limit_id`.
 """
 
 import asyncio
@@ -15,7 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from inference.gateway.limits import Lease, Limiter
+from inference.gateway.lease import Lease
+from inference.gateway.limits import Limiter
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ class Held(msgspec.Struct, array_like=True):
 
 class Hello(msgspec.Struct, array_like=True, tag="H"):
     held: list[Held]
+    writer: str = ""  # of this process's journal
 
 
 class Take(msgspec.Struct, array_like=True, tag="T"):
@@ -47,6 +52,7 @@ class Take(msgspec.Struct, array_like=True, tag="T"):
     want: int
     beyond: int
     wait: bool  # answer when there is some, rather than that there is none
+    least: int = 0  # of credit: so much is waited for, and less lets nobody in
 
 
 class Give(msgspec.Struct, array_like=True, tag="G"):
@@ -102,8 +108,10 @@ async def read_message(reader: asyncio.StreamReader) -> bytes:
 class Leases:
     """This process's connection to the meter; the limiter's Broker."""
 
-    def __init__(self, socket: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, socket: Path, loop: asyncio.AbstractEventLoop, writer: str = "") -> None:
+        """`writer` is of this process's journal, by which its credit is settled."""
         self._socket = socket
+        self._journal_writer = writer
         self._loop = loop
         self._writer: asyncio.StreamWriter | None = None
         self._told_away = True  # until it has been there once: it may start after us
@@ -111,9 +119,11 @@ class Leases:
         self.now: Callable[[], float] = time.time
         self.limiter = Limiter(self)
 
-    def ask(self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False) -> None:
+    def ask(
+        self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False, least: int = 0
+    ) -> None:
         limit = lease.limit
-        self._send(Take(limit.id, lease.start, lease.end, limit.amount, want, beyond, wait))
+        self._send(Take(limit.id, lease.start, lease.end, limit.amount, want, beyond, wait, least))
 
     def give(self, lease: Lease, units: int) -> None:
         self._send(Give(lease.limit.id, lease.start, units))
@@ -144,7 +154,7 @@ class Leases:
                 Held(lease.limit.id, lease.start, lease.end, lease.granted)
                 for lease in self.limiter.held()
             ]
-            writer.write(framed(Hello(held)))
+            writer.write(framed(Hello(held, self._journal_writer)))
             self._writer = writer
             self._told_away = False
             self.limiter.ask_again()

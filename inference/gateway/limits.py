@@ -7,27 +7,28 @@ instance if that is all that is in the way, and is refused otherwise. Leases are
 run out, so the usual request asks nobody.
 
 Requests and requests at a time are never let in beyond a limit. Tokens are set aside by an estimate
-and put right at the end; money is counted at the end: both may go beyond by what is under way.
+and put right at the end; a spending limit is counted at the end: both may go beyond by what is
+under way. Credit is one more lease beside them, of a kind of its own: see `purse`.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Protocol, TypeVar
 
+from billing.bound import within
 from billing.pricing import cost
 from billing.usage_record import Usage
+from inference.gateway import purse
 from inference.gateway.errors import Refusal
-from inference.gateway.tables import Limit, Meter, Price, Window
+from inference.gateway.lease import NEVER, Lease
+from inference.gateway.purse import Purse
+from inference.gateway.tables import Credit, Limit, Meter, Price, Window
 
 METER_PATIENCE = 1.0  # seconds; then a process that hears nothing of the meter trusts itself
 AHEAD = 2.0  # seconds of traffic that are leased at a time: what is lost if the process is killed
 AT_LEAST = 16  # requests' worth, though
 LOW_WATER = 2  # a lease is renewed when less than one part in 2 ** 2 of the newest grant is left
-NEVER = float("inf")
-MINUTE, DAY = 60, 86_400
-
 Ready = Callable[["Permit | Refusal"], None]
 
 _METERS = {
@@ -38,85 +39,14 @@ _METERS = {
 }
 
 
-def bounds(window: Window, now: float) -> tuple[int, float]:
-    """When the window of this moment began, and when it ends: seconds since 1970-01-01 UTC."""
-    if window is Window.MINUTE:
-        start = int(now) // MINUTE * MINUTE
-        return start, start + MINUTE
-    if window is Window.DAY:
-        start = int(now) // DAY * DAY
-        return start, start + DAY
-    if window is Window.MONTH:
-        first = datetime.fromtimestamp(now, UTC).replace(
-            day=1, hour=0, minute=0, second=0, microsecond=0
-        )
-        following = (first + timedelta(days=32)).replace(day=1)
-        return int(first.timestamp()), following.timestamp()
-    return 0, NEVER
-
-
-class Lease:
-    """This process's slice of one limit in its present window."""
-
-    __slots__ = (
-        "asked_at",
-        "denied",
-        "counts_at_end",
-        "end",
-        "granted",
-        "is_slots",
-        "is_tokens",
-        "left",
-        "limit",
-        "lines",
-        "low",
-        "marked",
-        "marked_at",
-        "recalled",
-        "start",
-        "told_for",
-        "turns",
-        "unbacked",
-        "used",
-        "waiting",
-    )
-
-    def __init__(self, limit: Limit, now: float) -> None:
-        self.limit = limit
-        self.is_tokens = limit.meter is Meter.TOKENS
-        self.is_slots = limit.meter is Meter.CONCURRENT
-        self.counts_at_end = limit.meter is Meter.SPEND
-        self.waiting: deque[Entry] = deque()
-        self.turns: dict[bytes, None] = {}  # keys that had theirs while others waited, in order
-        self.recalled = False  # others want it: what is free goes back at once
-        self.unbacked = 0  # used without the meter's word
-        self.begin(now)
-
-    def begin(self, now: float) -> None:
-        """The window of this moment, of which nothing is held yet."""
-        self.start, self.end = bounds(self.limit.window, now)
-        self.granted = self.used = 0
-        self.left = self.limit.amount  # that the meter has not granted to anybody
-        self.denied = False  # there is no more of it in this window
-        self.asked_at = 0.0  # 0: no answer is due
-        self.low = 0  # units; with less it is renewed
-        self.told_for, self.lines = -1, b""  # seconds to its end, and the header lines for them
-        self.marked, self.marked_at = 0, now  # what was used when it was asked for last
-
-    @property
-    def free(self) -> int:
-        return self.granted - self.used
-
-    def need(self, tokens: int) -> int:
-        return (tokens or 1) if self.is_tokens else 1
-
-
 class Broker(Protocol):
     """The way to the meter."""
 
-    def ask(self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False) -> None:
+    def ask(
+        self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False, least: int = 0
+    ) -> None:
         """Ask for `want` more, of which `beyond` were used already; `limiter.granted` answers.
-        With `wait` the meter answers when there is some."""
+        With `wait` the meter answers when there is some. `least` of credit is waited for."""
 
     def give(self, lease: Lease, units: int) -> None:
         """Hand back what is not used."""
@@ -138,16 +68,26 @@ class Broker(Protocol):
 class Permit:
     """A request that its limits have let in. `leave` must be called once."""
 
-    __slots__ = ("_at", "_limiter", "leases", "tokens")
+    __slots__ = ("_at", "_limiter", "leases", "nano", "purse", "tokens")
 
-    def __init__(self, limiter: "Limiter", leases: list[Lease], tokens: int, at: float) -> None:
+    def __init__(
+        self,
+        limiter: "Limiter",
+        leases: list[Lease],
+        tokens: int,
+        at: float,
+        purse: Purse | None = None,
+        nano: int = 0,
+    ) -> None:
         self._limiter = limiter
         self._at = at
         self.leases = leases
         self.tokens = tokens
+        self.purse = purse  # where it costs something
+        self.nano = nano  # set aside there
 
-    def leave(self, used: Usage, price: Price) -> None:
-        """It has ended, and used so much, at this price."""
+    def leave(self, used: Usage, price: Price) -> int:
+        """It has ended, and used so much, at this price. What was spent of the credit for it."""
         for lease in self.leases:
             if lease.is_slots:
                 lease.used -= 1
@@ -157,8 +97,21 @@ class Permit:
                 if lease.start <= self._at:  # still the window in which they were set aside
                     tokens = used.prompt_tokens + used.completion_tokens
                     self._limiter._corrected(lease, tokens - (self.tokens or 1))
-            elif lease.counts_at_end and (spend := cost(used, price)):
+            elif lease.counts_at_end and (spend := cost(used, price, price.discount)):
                 self._limiter._corrected(lease, spend)
+        if self.purse is None:
+            return 0
+        spent = within(self.nano, used, price)
+        self.put_back(spent)
+        return spent
+
+    def put_back(self, spent: int = 0) -> None:
+        """What was set aside of the credit, but for what was spent of it."""
+        held, self.purse = self.purse, None
+        if held is not None:
+            held.settle(self.nano, spent)
+            if held.waiting:
+                self._limiter._pump(held)
 
     def headers(self) -> bytes:
         """`x-ratelimit-*` as OpenAI sends them, of the tightest limit of each kind."""
@@ -168,11 +121,14 @@ class Permit:
 class Entry:
     """A request that waits."""
 
-    __slots__ = ("cancel", "key_id", "leases", "queued", "ready", "tokens")
+    __slots__ = ("cancel", "key_id", "leases", "nano", "queued", "ready", "tokens")
 
-    def __init__(self, leases: list[Lease], tokens: int, key_id: bytes, ready: Ready) -> None:
+    def __init__(
+        self, leases: list[Lease], tokens: int, nano: int, key_id: bytes, ready: Ready
+    ) -> None:
         self.leases = leases
         self.tokens = tokens
+        self.nano = nano
         self.key_id = key_id
         self.ready = ready
         self.queued = False  # in the line of its instance
@@ -185,6 +141,7 @@ class Limiter:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._leases: dict[bytes, Lease] = {}
+        self._purses: dict[bytes, Purse] = {}  # of the leases, those of credit
         self.now = broker.now
 
     def enter(
@@ -195,11 +152,13 @@ class Limiter:
         tokens: int,
         queue: tuple[int, int] | None,
         ready: Ready,
+        credit: Credit | None = None,
+        nano: int = 0,
     ) -> Permit | None:
         """Let a request in; or None, and `ready` is called later. Raises Refusal.
 
         `tokens` is an estimate of what it will use. `queue` is how many may wait for a slot of the
-        instance, and for how many seconds.
+        instance, and for how many seconds. `nano` is the most that it may cost, out of `credit`.
         """
         now = self.now()
         leases: list[Lease] = []
@@ -218,19 +177,31 @@ class Limiter:
             need = (tokens or 1) if lease.is_tokens else 1
             if lease.granted - lease.used < need or lease.waiting:
                 short = True
+        held = None
+        if credit is not None:
+            held = self._purse(credit, now)
+            if credit.suspended:
+                raise purse.refusal(held, nano)
+            short = not held.open_for(nano, now) or short
         if not short:
+            if held is not None:
+                held.used += nano
+                if held.is_low(now):
+                    self._ask(held)
             for lease in leases:
                 if not lease.counts_at_end:
                     lease.used += (tokens or 1) if lease.is_tokens else 1
                 if lease.granted - lease.used < lease.low:
                     self._renew(lease, lease.need(tokens))
-            return Permit(self, leases, tokens, now)
+            return Permit(self, leases, tokens, now, held, nano)
+        if held is not None:
+            leases.append(held)
         for lease in leases:
             if lease.is_tokens and tokens > lease.limit.amount:
                 raise _too_large(lease, tokens)
-            if lease.denied and lease.free < lease.need(tokens):
-                raise self._refusal(lease, leases)
-        self._wait(Entry(leases, tokens, key_id, ready), queue)
+            if lease.refuses(now) and lease.free < lease.need(tokens, nano):
+                raise self._refusal(lease, leases, nano)
+        self._wait(Entry(leases, tokens, nano, key_id, ready), queue)
         return None
 
     def forget(self, ready: Ready) -> None:
@@ -251,6 +222,8 @@ class Limiter:
         lease.low = max(1, units >> LOW_WATER)
         lease.left = left
         lease.denied = units == 0
+        if isinstance(lease, Purse):
+            lease.answered(units, self.now())
         self._pump(lease)
         if lease.is_slots:
             lease.denied = False  # a slot may be free at any time: the next one asks again
@@ -296,7 +269,27 @@ class Limiter:
             if not self._leases[id_].waiting:
                 del self._leases[id_]
 
+    def look_after_credit(self) -> None:
+        """Called each second: ask for more before it is needed, hand back what is not."""
+        now = self.now()
+        for held in self._purses.values():
+            more, back = held.look(now)
+            if more:
+                self._ask(held)
+            elif back:
+                held.granted -= back
+                self._broker.give(held, back)
+
     # taking
+
+    def _purse(self, credit: Credit, now: float) -> Purse:
+        held = self._purses.get(credit.id)
+        if held is None:
+            held = Purse(credit, now)
+            self._leases[credit.id] = self._purses[credit.id] = held
+        elif held.limit is not credit:
+            held.limit = credit
+        return held
 
     def _renew(self, lease: Lease, need: int) -> None:
         if not (lease.asked_at or lease.denied or lease.is_slots):
@@ -308,7 +301,10 @@ class Limiter:
         if lease.asked_at:
             return
         now = lease.asked_at = self.now()
-        needed = sum(lease.need(entry.tokens) for entry in lease.waiting)
+        needed = sum(lease.need(entry.tokens, entry.nano) for entry in lease.waiting)
+        if isinstance(lease, Purse):
+            self._broker.ask(lease, lease.want(needed, now), least=lease.lacking)
+            return
         share = lease.left // (4 * self._broker.processes)
         if lease.is_slots:
             share = min(share, needed)
@@ -354,7 +350,9 @@ class Limiter:
     def _short(self, entry: Entry) -> Lease | None:
         """The first of its limits that has no room for it; an instance's slots are looked at last,
         so that nobody waits there who would be refused elsewhere."""
-        missing = [lease for lease in entry.leases if lease.free < lease.need(entry.tokens)]
+        missing = [
+            lease for lease in entry.leases if lease.free < lease.need(entry.tokens, entry.nano)
+        ]
         return min(missing, key=_is_slot) if missing else None
 
     def _pump(self, lease: Lease) -> None:
@@ -369,24 +367,29 @@ class Limiter:
                 lease.turns[entry.key_id] = None
                 for each in entry.leases:
                     if not each.counts_at_end:
-                        each.used += each.need(entry.tokens)
-                entry.ready(Permit(self, entry.leases, entry.tokens, self.now()))
+                        each.used += each.need(entry.tokens, entry.nano)
+                entry.ready(self._permit(entry))
             elif short is not lease:
                 self._move(lease, short, entry)
-            elif lease.denied and not entry.queued:
+            elif lease.denied and (lease.is_credit or not entry.queued):
                 self._remove(lease, entry)
-                entry.ready(self._refusal(lease, entry.leases))
+                entry.ready(self._refusal(lease, entry.leases, entry.nano))
         if lease.waiting:
             self._ask(lease, wait=any(entry.queued for entry in lease.waiting))
         else:
             lease.turns.clear()
 
+    def _permit(self, entry: Entry) -> Permit:
+        limits = [lease for lease in entry.leases if not lease.is_credit]
+        held = next((lease for lease in entry.leases if isinstance(lease, Purse)), None)
+        return Permit(self, limits, entry.tokens, self.now(), held, entry.nano)
+
     def _move(self, lease: Lease, other: Lease, entry: Entry) -> None:
         lease.waiting.remove(entry)
-        if other.denied:
+        if other.refuses(self.now()):
             if entry.cancel is not None:
                 entry.cancel()
-            entry.ready(self._refusal(other, entry.leases))
+            entry.ready(self._refusal(other, entry.leases, entry.nano))
             return
         other.waiting.append(entry)
         self._ask(other, wait=entry.queued)
@@ -413,9 +416,14 @@ class Limiter:
             left = where.asked_at + METER_PATIENCE - now
             entry.cancel = self._broker.later(left, lambda: self._waited(where, entry))
             return
-        if entry.queued or not silent or where.used + where.need(entry.tokens) > where.limit.amount:
+        if (
+            entry.queued
+            or not silent
+            or where.is_credit  # of which no process has any by itself
+            or where.used + where.need(entry.tokens) > where.limit.amount
+        ):
             where.waiting.remove(entry)
-            entry.ready(self._refusal(where, entry.leases))
+            entry.ready(self._refusal(where, entry.leases, entry.nano))
             return
         # The meter is away. Honest traffic goes on: this process holds the limit by itself.
         missing = where.need(entry.tokens) - where.free
@@ -424,7 +432,9 @@ class Limiter:
         entry.cancel = self._broker.later(METER_PATIENCE, lambda: self._waited(where, entry))
         self._pump(where)
 
-    def _refusal(self, lease: Lease, leases: list[Lease]) -> Refusal:
+    def _refusal(self, lease: Lease, leases: list[Lease], nano: int = 0) -> Refusal:
+        if isinstance(lease, Purse):
+            return purse.refusal(lease, nano)
         limit = lease.limit
         wait = 1 if lease.end == NEVER else max(1, round(lease.end - self.now() + 0.5))
         if limit.meter is Meter.SPEND:
@@ -501,7 +511,7 @@ def headers(leases: list[Lease], now: float) -> bytes:
     tokens: Lease | None = None
     fewest = least = 0
     for lease in leases:
-        if lease.is_slots or lease.counts_at_end:
+        if lease.is_slots or lease.counts_at_end or lease.is_credit:
             continue
         left = lease.left + lease.granted - lease.used
         if lease.is_tokens:

@@ -29,6 +29,7 @@ from inference.gateway import (
     providers,
     response,
     router,
+    spending,
     tokenizer,
     usage,
     waking,
@@ -39,10 +40,10 @@ from inference.gateway.errors import Refusal
 from inference.gateway.events import EventRelay
 from inference.gateway.held import Held
 from inference.gateway.limits import Permit
-from inference.gateway.relay import BrokenStream, Relay
+from inference.gateway.relay import BrokenStream, Relay, TimedRelay
 from inference.gateway.request import Parsed, parse
 from inference.gateway.router import Asleep, Choice
-from inference.gateway.tables import Instance, Key, Provider, Replica
+from inference.gateway.tables import Credit, Instance, Key, Provider, Replica
 from inference.gateway.tracing import sound
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ MAX_ANSWER = 256 * 1024 * 1024  # bytes of an answer that is not streamed
 BYTES_PER_TOKEN = 4  # of a prompt, roughly; what a limit sets aside until the engine has counted
 
 BROKE_OFF = "The instance failed while it was answering."
+NO_CREDIT_KNOWN = "What the organization may spend is not known yet. Try again in a moment."
 NO_ANSWER = "The instance does not answer. Try again in a moment."
 
 
@@ -220,6 +222,8 @@ class Exchange(Held):
             )
             if parsed.background or parsed.needs_kept:
                 self._choices = router.that_keep(self._choices)
+            if parsed.n > 1 or parsed.several_prompts:
+                self._choices = router.that_count_all(self._choices)
         except Asleep as asleep:
             self._wait_for(asleep.instance, key, parsed)
         except Refusal as refusal:
@@ -257,7 +261,7 @@ class Exchange(Held):
 
     def _refuse_booked(self, refusal: Refusal, key: Key, parsed: Parsed) -> None:
         """Their instance cannot take it: that is a row for its owner to see. Else raises it."""
-        instance = self.runtime.snapshot.instances.get((key.organization_id, parsed.model))
+        instance = router.instance_named(self.runtime.snapshot, key.organization_id, parsed.model)
         if (
             instance is None
             or not router.allowed(key, parsed.model)
@@ -287,7 +291,14 @@ class Exchange(Held):
         limits = instance.limits if instance is not None else ()
         if self._entered < 0 and key is not None:
             limits = key.limits + limits
-        if limits and parsed is not None and key is not None:
+        credit: Credit | None = None
+        nano = 0
+        if self._held:
+            self._put_back()  # what was set aside for the way before this one
+        if choice.price.costs and parsed is not None and key is not None:
+            credit = self._credit_of(key)
+            nano = spending.most_of(parsed, self.call.endpoint, choice)
+        if (limits or credit is not None) and parsed is not None and key is not None:
             queue = None
             if instance is not None and (instance.queue_size or self._held_since):
                 queue = self._queue_of(instance)
@@ -299,6 +310,8 @@ class Exchange(Held):
                     tokens=parsed.prompt_size // BYTES_PER_TOKEN + most,
                     queue=queue,
                     ready=self._permitted,
+                    credit=credit,
+                    nano=nano,
                 )
             except Refusal as refusal:
                 if self._other_way(refusal):
@@ -318,12 +331,25 @@ class Exchange(Held):
         size = max(instance.queue_size, waking.AT_LEAST * self.runtime.leases.processes)
         return size, max(instance.queue_seconds, self.runtime.wake_wait)
 
+    def _credit_of(self, key: Key) -> Credit:
+        """Raises Refusal."""
+        if key.credit is None:
+            raise Refusal(503, NO_CREDIT_KNOWN, code="credit_unavailable", retry_after=2)
+        return key.credit
+
+    def _put_back(self) -> None:
+        self._held = 0
+        for permit in self._permits:
+            permit.put_back()
+
     def _other_way(self, refusal: Refusal) -> bool:
-        """Whether an instance that is full leaves another way to go."""
-        return refusal.scope == "instance" and self._at + 1 < len(self._choices)
+        """Whether an instance that is full, or too dear, leaves another way to go."""
+        return refusal.scope in {"instance", "credit"} and self._at + 1 < len(self._choices)
 
     def _let_in(self, permit: Permit) -> None:
         self._permits += (permit,)
+        if permit.purse is not None:
+            self._held = permit.nano
         self.limits_told += permit.headers()
 
     def _permitted(self, outcome: Permit | Refusal) -> None:
@@ -396,7 +422,8 @@ class Exchange(Held):
         if isinstance(where, Provider):
             self.served_by = b"X-Modelport-Provider: %b\r\n" % where.name.encode()
         else:
-            self.served_by = b"X-Modelport-Instance: %b\r\n" % choice.model.encode()
+            name = choice.model if choice.instance is None else choice.instance.name
+            self.served_by = b"X-Modelport-Instance: %b\r\n" % name.encode()
         if parsed is None:
             return b"%b /v1/%b HTTP/1.1\r\nHost: engine\r\nX-Request-Id: %b\r\n%b\r\n" % (
                 self.method,
@@ -404,8 +431,10 @@ class Exchange(Held):
                 self.shown_id,
                 b"" if self.method == b"GET" else b"Content-Length: 0\r\n",
             )
+        timed = choice.instance is not None and choice.instance.wire.timings
         if parsed.stream:
-            self._relay = events.of(self.call.endpoint) or Relay(
+            relay = TimedRelay if timed else Relay
+            self._relay = events.of(self.call.endpoint, timed=timed) or relay(
                 include_usage=parsed.include_usage,
                 continuous_usage=parsed.continuous_usage,
                 n=parsed.n,
@@ -414,7 +443,7 @@ class Exchange(Held):
         if isinstance(where, Provider):
             body = parsed.body_for(choice.model, provider=True)
             return providers.request(where, self.call.path, self.shown_id, body)
-        body = parsed.body_for(choice.model)
+        body = parsed.body_for(choice.model, timings=timed)
         trace = b""
         if parent := self.span.header if self.span else sound(self.traceparent):
             trace = b"Traceparent: %b\r\n" % parent
@@ -674,7 +703,9 @@ class Exchange(Held):
             if choice.instance is not None and choice.instance.replicas:
                 pool = self.runtime.pool(choice.instance.replicas[0].address)
                 text = "".join(relay.delivered)
-                counting = tokenizer.count(pool, choice.model, self._parsed, used, text)
+                counting = tokenizer.count(
+                    pool, choice.instance.wire, choice.model, self._parsed, used, text
+                )
                 self.ended = True
                 self.runtime.later(self._count_first(counting, used, outcome, status, finish, then))
                 return

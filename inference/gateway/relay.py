@@ -7,10 +7,11 @@ held back, for the bill must be on disk before the client can think that all is 
 """
 
 from billing.usage_record import Usage
-from inference.gateway import errors, usage
+from inference.gateway import errors, timings, usage
 
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error"'
+NO_CONTENT = (b'"role":"assistant","content":""', b'"role":"assistant","content":null}')
 MAX_EVENT = 8 * 1024 * 1024  # bytes; an engine that never ends an event is broken
 
 
@@ -181,10 +182,29 @@ class Relay:
             self._said = b""
             self.events += 1
             if not self.content:
-                # vLLM's first chunk only says that the assistant speaks.
-                self.content = b'"role":"assistant","content":""' not in event
+                # The first chunk of a chat only says that the assistant speaks.
+                self.content = not any(words in event for words in NO_CONTENT)
                 self._plain = self.content and self._by_choice is None
         return event
+
+
+class TimedRelay(Relay):
+    """Of an engine that tells its running usage as `timings`; of one choice alone."""
+
+    def _event(self, event: bytes) -> bytes:
+        rest, running = timings.cut(event)
+        final = usage.find(rest)
+        if final is None:
+            return super()._event(rest if running is None else timings.with_usage(rest, running))
+        if final.closing:
+            return super()._event(rest)
+        # Completions tell the usage of all with their last piece, which has no text.
+        passed = super()._event(final.rest)
+        self._total = final.value
+        if not self._include:
+            return passed
+        self.tail = rest + b"\n\n"
+        return b""
 
 
 def _object(told: bytes) -> bytes:

@@ -29,6 +29,7 @@ _not_brackets = bytes(set(range(256)) - set(b'"{}[]'))
 
 _ALL_USAGE = msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}')
 _USAGE = msgspec.Raw(b'{"include_usage":true}')
+_YES = msgspec.Raw(b"true")
 
 
 def _unlisted(name: str, raw: msgspec.Raw, parsed: "Parsed") -> None:
@@ -67,17 +68,20 @@ class Parsed:
         """Its bytes."""
         return len(self._body)
 
-    def body_for(self, model: str, *, provider: bool = False) -> bytes:
+    def body_for(self, model: str, *, provider: bool = False, timings: bool = False) -> bytes:
         """The body for whoever knows the model by this name.
 
-        vLLM tells the running usage on each chunk when asked; a provider may not know that option.
+        vLLM tells the running usage on each chunk when asked; a provider may not know that option,
+        and llama.cpp tells it by `timings`.
         """
-        if model == self.model and not (provider and self.stream):
+        if model == self.model and not ((provider or timings) and self.stream):
             return self._body
         fields = dict(self._fields)
         fields["model"] = msgspec.Raw(_encode(model))
         if provider and fields.get("stream_options") is _ALL_USAGE:
             fields["stream_options"] = _USAGE
+        if timings and self.stream:
+            fields["timings_per_token"] = _YES
         return _encode(fields)
 
     def affinity(self) -> int:
@@ -93,6 +97,17 @@ class Parsed:
             if _is_users(message):  # what follows differs from turn to turn
                 break
         return number
+
+    def texts(self, *names: str) -> int:
+        """How many texts there are in the longest of these lists. Numbers are one text's tokens."""
+        most = 1
+        for name in names:
+            raw = bytes(self._fields.get(name, b""))
+            if raw.startswith(b"["):
+                entries = _list(raw)
+                if entries and not bytes(entries[0])[:1].isdigit():
+                    most = max(most, len(entries))
+        return most
 
     def members(self, *names: str) -> dict[str, Any]:
         """These fields in full, as far as they were given."""

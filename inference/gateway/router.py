@@ -1,7 +1,8 @@
 """From the name in `model=` to the places that may answer, in the order to try them. PURE.
 
-A name is an instance's, or a route's: its targets by tier, within a tier by weight. Of an
-instance's replicas the one with the fewest outstanding requests is taken, or the one that has the
+A name is an instance's, or a route's: its targets by tier, within a tier by weight; or that of an
+adapter, which some replicas of its instance have loaded and serve by that name. Of an instance's
+replicas the one with the fewest outstanding requests is taken, or the one that has the
 conversation in its cache as long as that is not much busier than the others (rendezvous hashing
 with bounded load: https://arxiv.org/abs/1608.01350).
 """
@@ -13,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from inference.gateway.errors import Refusal, no_such_model
-from inference.gateway.tables import Instance, Key, Price, Provider, Replica, Route, Target
+from inference.gateway.tables import Adapter, Instance, Key, Price, Provider, Replica, Route, Target
 
 RETRY_AFTER = 5  # seconds; what a client of an instance that is on its way should wait
 FAILURES_TO_OPEN = 5  # in a row; then nobody is sent there for a while
@@ -25,6 +26,10 @@ KEPT = "responses/{id}"  # among an instance's endpoints where it keeps its answ
 NOT_KEPT = (
     "Answers are not kept, so they cannot be asked for later, be gone on from, or be made in the "
     "background. Turn on 'Keep responses' in the settings of the instance."
+)
+ONE_ANSWER = (
+    "This instance gives one answer to one prompt at a time: leave 'n' at 1 and write 'prompt' "
+    "as a string."
 )
 PROVIDED = frozenset({"chat/completions", "completions", "embeddings", "responses"})
 
@@ -49,6 +54,8 @@ class Tables(Protocol):
     def instances_by_id(self) -> Mapping[bytes, Instance]: ...
     @property
     def routes(self) -> Mapping[tuple[bytes, str], Route]: ...
+    @property
+    def adapters(self) -> Mapping[tuple[bytes, str], Adapter]: ...
     @property
     def providers(self) -> Mapping[bytes, Provider]: ...
 
@@ -92,9 +99,15 @@ def plan(
             raise refusal
         return [Choice(instance, None, model, instance.price)]
     route = tables.routes.get((key.organization_id, model))
-    if route is None:
+    if route is not None:
+        return _ways(tables, route, endpoint, draw)
+    adapter = tables.adapters.get((key.organization_id, model))
+    if adapter is None:
         raise no_such_model(model)
-    return _ways(tables, route, endpoint, draw)
+    refusal = _not_loaded(adapter) or _unfit(adapter.instance, endpoint)
+    if refusal is not None:
+        raise refusal
+    return [Choice(adapter.instance, None, model, adapter.instance.price)]
 
 
 def _ways(tables: Tables, route: Route, endpoint: str, draw: Callable[[], float]) -> list[Choice]:
@@ -152,7 +165,7 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
     if endpoint not in instance.endpoints:
         return _not_offered(instance.name, endpoint)
     if instance.replicas and instance.wanted:
-        return None
+        return _unpriced(instance) if instance.price.missing else None
     if sleeps(instance):
         return Asleep(instance)
     if instance.failure:
@@ -173,6 +186,33 @@ def _unfit(instance: Instance, endpoint: str) -> Refusal | None:
     )
 
 
+def _not_loaded(adapter: Adapter) -> Refusal | None:
+    """Why its instance, which serves, does not serve this adapter."""
+    if not adapter.loading:
+        return None
+    if adapter.failure:
+        return Refusal(
+            503,
+            f"The adapter `{adapter.name}` could not be loaded: {adapter.failure}",
+            code="adapter_failed",
+            headers=b"X-Should-Retry: false\r\n",
+        )
+    return Refusal(
+        503,
+        f"The adapter `{adapter.name}` is being loaded.",
+        code="adapter_not_ready",
+        retry_after=RETRY_AFTER,
+    )
+
+
+def instance_named(tables: Tables, organization_id: bytes, model: str) -> Instance | None:
+    """The one whose books a request for this name belongs to, if it leads to one alone."""
+    instance = tables.instances.get((organization_id, model))
+    if instance is None and (adapter := tables.adapters.get((organization_id, model))):
+        return adapter.instance
+    return instance
+
+
 def sleeps(instance: Instance) -> bool:
     """Whether a request may wait for it, because it sleeps or is on its way up from there."""
     return instance.waited_for and not (instance.replicas and instance.wanted)
@@ -181,6 +221,16 @@ def sleeps(instance: Instance) -> bool:
 def _not_offered(model: str, endpoint: str) -> Refusal:
     return Refusal(
         404, f"The model `{model}` does not offer /v1/{endpoint}.", code="unsupported_endpoint"
+    )
+
+
+def _unpriced(instance: Instance) -> Refusal:
+    return Refusal(
+        503,
+        f"The instance `{instance.name}` has no price in {instance.price.currency} yet, so nothing "
+        "is let in. The operator of this service can set one.",
+        code="no_price",
+        headers=b"X-Should-Retry: false\r\n",
     )
 
 
@@ -202,6 +252,15 @@ def keepers(tables: Tables, key: Key) -> list[Choice]:
         and allowed(key, name)
         and _unfit(instance, KEPT) is None
     ]
+    asked = {way.instance.id for way in ways if way.instance is not None}
+    ways += [
+        Choice(adapter.instance, None, name, adapter.instance.price)
+        for (organization_id, name), adapter in tables.adapters.items()
+        if organization_id == key.organization_id
+        and adapter.instance.id not in asked  # a key may be kept to the adapter's name
+        and allowed(key, name)
+        and _unfit(adapter.instance, KEPT) is None
+    ]
     if not ways:
         raise Refusal(404, NOT_KEPT, code="responses_not_kept")
     return ways
@@ -213,6 +272,14 @@ def that_keep(ways: list[Choice]) -> list[Choice]:
     if not keeping:
         raise Refusal(400, NOT_KEPT, code="responses_not_kept")
     return keeping
+
+
+def that_count_all(ways: list[Choice]) -> list[Choice]:
+    """The ways among these that tell the usage of more than one answer. Raises Refusal."""
+    able = [w for w in ways if w.instance is None or not w.instance.wire.one_answer]
+    if not able:
+        raise Refusal(400, ONE_ANSWER, code="unsupported_value")
+    return able
 
 
 def pick(instance: Instance, affinity: int | None, now: float, tried: Set[bytes]) -> Replica | None:

@@ -38,7 +38,7 @@ from portal.lib.processes import die_with_parent
 log = logging.getLogger(__name__)
 
 LOAD_TIMEOUT = 30.0  # seconds to wait for the first look at the database
-DRAIN_TIMEOUT = 25.0  # seconds that answers under way have to end
+DRAIN_TIMEOUT = 25.0  # seconds that answers under way have to end, beside the pages
 CHECKPOINT_EVERY = 0.25  # seconds between notes of what streams have used so far
 LOOK_EVERY = 1.0  # seconds between looks for what has taken too long
 BACKLOG = 4096
@@ -56,17 +56,20 @@ class GatewayRuntime:
         self.loop = asyncio.get_running_loop()
         self._env = env
         self._telling: asyncio.Server | None = None
-        self.snapshot = snapshot or Snapshot(env.database, env.secret("secret_key"))
+        self.snapshot = snapshot or Snapshot(
+            env.database, env.secret("secret_key"), env.currency, url=env.public_url
+        )
         self.authenticator = Authenticator(self.snapshot, env.secret("api_key_pepper"))
         self.heads = Heads()
         self.journal = Journal(env.journal_dir, self.loop, durable=durable)
-        self.leases = Leases(env.meter_socket, self.loop)
+        self.leases = Leases(env.meter_socket, self.loop, self.journal.writer)
         self.limiter = self.leases.limiter
         self.waking = Waking(self.snapshot, self.leases.wake, time.time)
         self.snapshot.on_change = self.waking.changed
         self.wake_wait = env.wake_wait
         self.connections: set[GatewayProtocol] = set()
         self.draining = False
+        self.hurried = asyncio.Event()  # told to end once more: nothing is waited for any longer
         self.buffered = 0  # bytes of requests' bodies in memory
         self.access = AccessLog(env.access_log) if env.access_log else None
         self.tracer = tracer(os.environ)
@@ -98,14 +101,14 @@ class GatewayRuntime:
                 await self.snapshot.loaded.wait()
         gc.freeze()  # what is here now stays: the collector need not walk it again
 
-    async def stop(self) -> None:
-        """Let answers under way end, then close the books."""
+    async def stop(self, drain: float = DRAIN_TIMEOUT) -> None:
+        """Let answers under way end within so many seconds, then close the books."""
         self.draining = True
         for connection in list(self.connections):
             connection.drain()
         with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_TIMEOUT):
-                while any(not c.idle for c in self.connections):  # noqa: ASYNC110
+            async with asyncio.timeout(drain):
+                while not self.hurried.is_set() and any(not c.idle for c in self.connections):  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         for connection in list(self.connections):
             if connection.transport is not None:
@@ -194,6 +197,7 @@ class GatewayRuntime:
                 connection.look(now)
             self._forget_pools()
             self.limiter.forget_old()
+            self.limiter.look_after_credit()
             self.waking.look()
             metrics.BOOK.forget(self.snapshot.instances_by_id)
             if self.access is not None:
@@ -213,7 +217,7 @@ def _date_header() -> bytes:
 
 
 async def serve(env: Environment, host: str, port: int) -> None:
-    """One worker on the port, until SIGTERM or SIGINT; then it drains."""
+    """One worker on the port, until SIGTERM or SIGINT; then it drains, until told once more."""
     runtime = GatewayRuntime(env)
     await runtime.start()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -225,12 +229,16 @@ async def serve(env: Environment, host: str, port: int) -> None:
         lambda: GatewayProtocol(runtime), sock=listener, backlog=BACKLOG
     )
     stop = asyncio.Event()
+
+    def told() -> None:
+        (runtime.hurried if stop.is_set() else stop).set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        runtime.loop.add_signal_handler(number, stop.set)
+        runtime.loop.add_signal_handler(number, told)
     log.info("the gateway listens on %s:%d", host, port)
     await stop.wait()
     server.close()
-    await runtime.stop()
+    await runtime.stop(env.drain)
 
 
 def run(env: Environment, host: str, port: int, workers: int) -> int:

@@ -9,19 +9,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import psycopg
 
+from billing import top_up
+from inference.doctor import without_paths
 from inference.engines import ENGINES
+from inference.engines.base import Wire
+from inference.gateway import prices
 from inference.gateway.tables import (
-    FREE,
+    Adapter,
+    Credit,
     Instance,
     Key,
     Limit,
     Meter,
-    Price,
     Provider,
     Replica,
     Route,
@@ -57,17 +62,37 @@ _INSTANCES = """
             SELECT max(e.at) FROM inference_instanceevent e
             WHERE e.instance_id = i.id AND e.generation = i.generation
                 AND e.reason = 'wake_requested'
-        ) END
+        ) END, model_id
     FROM inference_instance i WHERE deleted_at IS NULL AND desired <> 'deleted'
 """
 _REPLICAS = """
-    SELECT id, instance_id, address, context_length FROM inference_replica
-    WHERE state = 'ready' AND address <> ''
+    SELECT id, instance_id, address, context_length, gpu_type, adapters FROM inference_replica
+    WHERE state = 'ready' AND address <> '' ORDER BY id
+"""
+_ADAPTERS = """
+    SELECT id, instance_id, name, created_at, CASE WHEN state = 'failed' THEN message ELSE '' END
+    FROM inference_adapter WHERE removed_at IS NULL AND state <> 'removing'
+"""
+_CREDIT = """
+    SELECT o.id, o.slug, p.currency, COALESCE(p.postpaid, false), p.suspended_at IS NOT NULL
+    FROM accounts_organization o LEFT JOIN billing_profile p ON p.organization_id = o.id
 """
 _LIMITS = """
     SELECT id, scope, meter, "window", amount,
         COALESCE(instance_id, api_key_id, membership_id, organization_id)
-    FROM inference_limit ORDER BY id
+    FROM inference_limit
+    UNION ALL  -- budgets that are spent, of keys with the key that was there before
+    SELECT b.id, CASE WHEN b.project_id IS NOT NULL THEN 'project' WHEN b.api_key_id IS NOT NULL
+            THEN 'key' WHEN b.membership_id IS NOT NULL THEN 'member' ELSE 'organization' END,
+        'spend', 'month', 0, COALESCE(k.id, b.membership_id, b.organization_id)
+    FROM billing_budget b LEFT JOIN accounts_apikey k ON k.project_id = b.project_id
+        OR k.id = b.api_key_id
+        OR k.id = (SELECT n.rotated_from_id FROM accounts_apikey n WHERE n.id = b.api_key_id)
+    WHERE b.stopped_until > now() AND (b.project_id IS NULL OR k.id IS NOT NULL)
+    UNION ALL  -- organizations that the operator has stopped
+    SELECT organization_id, 'organization', 'spend', 'month', 0, organization_id
+    FROM billing_profile WHERE blocked_at IS NOT NULL
+    ORDER BY 1
 """
 _ROUTES = """
     SELECT id, organization_id, name, data_may_leave, created_at FROM inference_route
@@ -79,15 +104,6 @@ _TARGETS = """
 _PROVIDERS = """
     SELECT id, organization_id, name, base_url, encrypted FROM inference_provider
 """
-# The newest prices of the house that hold for every model; others come with the billing.
-_PRICE = """
-    SELECT version_id, meter, nano FROM billing_rate WHERE version_id = (
-        SELECT v.id FROM billing_priceversion v JOIN billing_pricebook b ON b.id = v.book_id
-        WHERE v.model = '' AND b.organization_id IS NULL AND v.effective_at <= now()
-        ORDER BY v.effective_at DESC LIMIT 1
-    )
-"""
-
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
@@ -95,17 +111,25 @@ Connection = psycopg.AsyncConnection[Row]
 class Snapshot:
     """The tables. Read on the hot path by plain look-ups; written by `follow` alone."""
 
-    def __init__(self, database: str, secret: str = "") -> None:
-        """`secret` is the installation's own, with which providers' are encrypted."""
+    def __init__(
+        self, database: str, secret: str = "", currency: str = "USD", *, url: str = ""
+    ) -> None:
+        """`secret` is the installation's own, with which providers' are encrypted; `currency` that
+        of organizations that have not chosen one; `url` is where people find the portal."""
         self._database = database
         self._secret = secret
+        self._currency = currency
+        self._url = url
+        self._prices_change_at = float("inf")  # monotonic seconds
         self.keys: dict[bytes, Key] = {}  # by digest
         self.instances: dict[tuple[bytes, str], Instance] = {}  # by organization and name
         self.instances_by_id: dict[bytes, Instance] = {}
         self.routes: dict[tuple[bytes, str], Route] = {}  # by organization and name
+        self.adapters: dict[tuple[bytes, str], Adapter] = {}  # by organization and name
         self.providers: dict[bytes, Provider] = {}
         self.origins: set[str] = set()  # of browser programs, over all keys
         self._limits: dict[bytes, tuple[Limit, ...]] = {}  # by the id of whose they are
+        self._credit: dict[bytes, Credit] = {}  # by organization
         self._digests: dict[bytes, bytes] = {}  # key id → digest
         self._unknown: dict[bytes, float] = {}
         self._lookups = asyncio.Semaphore(LOOKUPS)
@@ -127,6 +151,9 @@ class Snapshot:
 
     def routes_of(self, organization_id: bytes) -> list[Route]:
         return [r for (owner, _), r in self.routes.items() if owner == organization_id]
+
+    def adapters_of(self, organization_id: bytes) -> list[Adapter]:
+        return [a for (owner, _), a in self.adapters.items() if owner == organization_id]
 
     async def look_up(self, digest: bytes) -> Key | None:
         """A key that was made so lately that its notice is still on its way."""
@@ -190,7 +217,7 @@ class Snapshot:
             self.on_change()
             self.loaded_at = time.monotonic()
             until = time.monotonic() + FULL_RELOAD
-            while (left := until - time.monotonic()) > 0:
+            while (left := min(until, self._prices_change_at) - time.monotonic()) > 0:
                 # Taken in first: the connection can ask nothing while it listens.
                 notices = [n.payload async for n in connection.notifies(timeout=left, stop_after=1)]
                 async with asyncio.timeout(LOAD_TIMEOUT):
@@ -224,27 +251,44 @@ class Snapshot:
             await self._load_rest(connection)
             for key in self.keys.values():
                 key.limits = self._limits_of(key)
+                key.credit = self._credit_of(key)
 
     async def _load_rest(self, connection: Connection) -> None:
         """All but the keys."""
         instances = await _fetch(connection, _INSTANCES)
         replicas = await _fetch(connection, _REPLICAS)
+        adapters = await _fetch(connection, _ADAPTERS)
         limits = await _fetch(connection, _LIMITS)
+        credit = await _fetch(connection, _CREDIT)
         routes = await _fetch(connection, _ROUTES)
         targets = await _fetch(connection, _TARGETS)
         providers = await _fetch(connection, _PROVIDERS)
-        price = _price(await _fetch(connection, _PRICE))
+        versions = await _fetch(connection, prices.VERSIONS)
+        currencies = await _fetch(connection, prices.CURRENCIES)
+        discounts = await _fetch(connection, prices.DISCOUNTS)
+        ((changes_in,),) = await _fetch(connection, prices.NEXT)
         # No await from here on: nobody sees it half done.
         self._limits = _limits(limits)
+        self._credit = {id_.bytes: self._credit_in(id_, *rest) for id_, *rest in credit}
         made = {instance.id: instance for instance in map(_instance, instances)}
         for instance in made.values():
             instance.limits = self._limits.get(instance.id, ())
-            instance.price = price
         former = {r.id: r for i in self.instances.values() for r in i.replicas}
         for row in replicas:
-            _add_replica(made, row, former)
+            _add_replica(made, row[:5], former)
+        loaded = {row[0].bytes: set(row[-1]) for row in replicas}
+        now = prices.Prices(versions, currencies, discounts, self._currency)
+        _set_prices(made, instances, [row[:5] for row in replicas], now)
+        # A breath later, so that the database's clock is past it by then.
+        soon = float("inf") if changes_in is None else max(0.0, changes_in) + 0.01
+        self._prices_change_at = time.monotonic() + soon
         self.instances_by_id = made
         self.instances = {(i.organization_id, i.name): i for i in made.values()}
+        self.adapters = {
+            (adapter.instance.organization_id, adapter.name): adapter
+            for row in adapters
+            if (adapter := _adapter(row, made, loaded)) is not None
+        }
         self.routes = {(r.organization_id, r.name): r for r in _routes(routes, targets)}
         self.providers = {
             provider.id: provider
@@ -259,6 +303,22 @@ class Snapshot:
             + limits.get(key.membership_id, ())
             + limits.get(key.organization_id, ())
         )
+
+    def _credit_in(
+        self, id_: UUID, slug: str, currency: str | None, postpaid: bool, suspended: bool
+    ) -> Credit:
+        return Credit(
+            id_.bytes,
+            currency=currency or self._currency,
+            page=self._url + top_up.path(slug),
+            postpaid=postpaid,
+            suspended=suspended,
+        )
+
+    def _credit_of(self, key: Key) -> Credit:
+        """One that was founded a moment ago is as any that has paid nothing in yet."""
+        known = self._credit.get(key.organization_id)
+        return known or Credit(key.organization_id, currency=self._currency, page=self._url)
 
     def _gather_origins(self) -> None:
         self.origins = {origin for key in self.keys.values() for origin in key.origins}
@@ -275,6 +335,7 @@ class Snapshot:
             membership_id=membership.bytes if membership else b"",
         )
         key.limits = self._limits_of(key)
+        key.credit = self._credit_of(key)
         self.keys[bytes(digest)] = key
         self._digests[key.id] = bytes(digest)
         self._unknown.pop(bytes(digest), None)
@@ -287,9 +348,9 @@ class Snapshot:
 
 def _instance(row: Row) -> Instance:
     id_, organization, name, engine, settings, state, desired, created, *rest = row
-    size, seconds, sleeper, failure, stage, typical, woken = rest
+    size, seconds, sleeper, failure, stage, typical, woken, _model = rest
     asleep = desired == "asleep"
-    failure = "" if asleep else failure
+    failure = "" if asleep else without_paths(failure)
     return Instance(
         id_.bytes,
         organization.bytes,
@@ -298,6 +359,7 @@ def _instance(row: Row) -> Instance:
         _endpoints(engine, settings),
         created,
         engine,
+        _wire(engine),
         wanted=desired == "running",
         asleep=asleep,
         waited_for=asleep
@@ -314,7 +376,7 @@ def _instance(row: Row) -> Instance:
 def _add_replica(
     instances: Mapping[bytes, Instance], row: Row, former: Mapping[bytes, Replica]
 ) -> None:
-    id_, instance_id, address, context_length = row
+    id_, instance_id, address, context_length, _gpu_type = row
     instance = instances.get(instance_id.bytes)
     if instance is None:
         return
@@ -326,10 +388,33 @@ def _add_replica(
         instance.replicas.append(Replica(id_.bytes, instance.id, address, context_length))
 
 
+def _adapter(
+    row: Row, instances: Mapping[bytes, Instance], loaded: Mapping[bytes, set[str]]
+) -> Adapter | None:
+    """`loaded` are the ids of the adapters that each replica has."""
+    id_, instance_id, name, created, failure = row
+    instance = instances.get(instance_id.bytes)
+    if instance is None:
+        return None
+    having = [replica for replica in instance.replicas if str(id_) in loaded[replica.id]]
+    return Adapter(
+        name,
+        created,
+        replace(instance, replicas=having),
+        failure,
+        loading=bool(instance.replicas and instance.wanted and not having),
+    )
+
+
 def _endpoints(engine: str, settings: Mapping[str, Any]) -> frozenset[str]:
     known = ENGINES.get(engine)
     paths = known.endpoints(settings) if known else frozenset()
     return frozenset(path.removeprefix("/v1/") for path in paths)
+
+
+def _wire(engine: str) -> Wire:
+    known = ENGINES.get(engine)
+    return known.wire if known else Wire()
 
 
 def _limits(rows: list[Row]) -> dict[bytes, tuple[Limit, ...]]:
@@ -375,11 +460,22 @@ def _provider(row: Row, secret: str, former: Mapping[bytes, Provider]) -> Provid
     return Provider(id_.bytes, organization.bytes, name, base_url, plain)
 
 
-def _price(rows: list[Row]) -> Price:
-    if not rows:
-        return FREE
-    rates = {meter: nano for _, meter, nano in rows}
-    return Price(rows[0][0].bytes, **rates)
+def _set_prices(
+    made: Mapping[bytes, Instance], instances: list[Row], replicas: list[Row], now: prices.Prices
+) -> None:
+    """Where replicas run on several types of GPU, the one that has been there longest says which
+    price holds: a request is priced before it is known which replica takes it."""
+    gpu_types: dict[bytes, str] = {}
+    for _id, instance_id, _address, _context, gpu_type in replicas:
+        gpu_types.setdefault(instance_id.bytes, gpu_type)
+    for id_, *_rest, model in instances:
+        instance = made[id_.bytes]
+        instance.price = now.of(
+            instance.organization_id,
+            model=model,
+            engine=instance.engine,
+            gpu_type=gpu_types.get(instance.id, ""),
+        )
 
 
 async def _fetch(connection: Connection, query: Any, parameters: Any = None) -> list[Row]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from inference.engines.base import Wire
+
 
 class Meter(StrEnum):
     """What a limit counts."""
@@ -15,6 +17,7 @@ class Meter(StrEnum):
     TOKENS = "tokens"  # prompt and completion
     CONCURRENT = "concurrent"  # requests under way
     SPEND = "spend"  # nano-units of the organization's currency
+    CREDIT = "credit"  # likewise, of what it has: a limit that nobody sets
 
 
 class Window(StrEnum):
@@ -23,16 +26,30 @@ class Window(StrEnum):
     MINUTE = "minute"
     DAY = "day"
     MONTH = "month"
-    NOW = "now"  # of CONCURRENT, which has no window
+    NOW = "now"  # of CONCURRENT and CREDIT, which have no window
 
 
 @dataclass(slots=True, frozen=True)
 class Limit:
     id: bytes
-    scope: str  # "organization", "member", "key" or "instance": whose it is, for the error's words
+    scope: str  # of "organization", "project", "member", "key", "instance", for words
     meter: Meter
     window: Window
     amount: int
+
+
+@dataclass(slots=True, frozen=True)
+class Credit(Limit):
+    """What an organization may spend. Its id is the organization's."""
+
+    scope: str = "credit"
+    meter: Meter = Meter.CREDIT
+    window: Window = Window.NOW
+    amount: int = 0  # billing knows
+    currency: str = ""  # ISO 4217
+    page: str = ""  # address of the page to top it up
+    postpaid: bool = False  # it is a credit line
+    suspended: bool = False  # used up: nothing that costs is let in
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,6 +62,14 @@ class Price:
     completion: int = 0
     reasoning: int = 0
     request: int = 0  # nano-units for each request
+    discount: int = 0  # basis points off the whole
+    currency: str = ""  # ISO 4217
+    missing: bool = False  # there is none, so nothing is let in (a price of 0 is one)
+    costs: bool = field(init=False)  # anything at all
+
+    def __post_init__(self) -> None:
+        rates = self.prompt, self.cached, self.completion, self.reasoning, self.request
+        object.__setattr__(self, "costs", any(rates))
 
 
 FREE = Price(bytes(16))
@@ -70,6 +95,7 @@ class Instance:
     endpoints: frozenset[str]  # paths under /v1 that its engine offers
     created_at: datetime
     engine: str = "vllm"
+    wire: Wire = Wire()  # how that engine's answers are counted
     wanted: bool = True  # a person wants it to run; a stopping one takes no more requests
     limits: tuple[Limit, ...] = ()
     asleep: bool = False  # it is to sleep until a request or a person wakes it
@@ -82,6 +108,17 @@ class Instance:
     queue_seconds: int = 30
     price: Price = FREE
     replicas: list[Replica] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class Adapter:
+    """A LoRA adapter of an instance: a name of its own for some of its replicas."""
+
+    name: str
+    created_at: datetime
+    instance: Instance  # as this adapter has it: only the replicas that have loaded it
+    failure: str = ""  # why it cannot be loaded, a sentence for people
+    loading: bool = False  # its instance serves, and has not loaded it (yet)
 
 
 @dataclass(slots=True, eq=False)
@@ -130,3 +167,4 @@ class Key:
     limits: tuple[Limit, ...] = ()  # its own, its maker's and its organization's
     origins: frozenset[str] = frozenset()  # browser origins that may use it; "*": any
     membership_id: bytes = b""  # of who made it
+    credit: Credit | None = None  # its organization's; None: not known yet

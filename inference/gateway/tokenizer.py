@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from billing.usage_record import Usage
+from inference.engines.base import Wire
 from inference.gateway.request import Parsed
 from inference.gateway.upstream import Pool, ask
 
@@ -20,19 +21,34 @@ class _Count(msgspec.Struct):
     count: int
 
 
+class _Tokens(msgspec.Struct):
+    tokens: list[msgspec.Raw]
+
+
 _count = msgspec.json.Decoder(_Count).decode
+_tokens = msgspec.json.Decoder(_Tokens).decode
 
 
-async def count(pool: Pool, model: str, parsed: Parsed, told: Usage | None, text: str) -> Usage:
+async def count(
+    pool: Pool, wire: Wire, model: str, parsed: Parsed, told: Usage | None, text: str
+) -> Usage:
     """The prompt, unless it was told, and the delivered text. Raises OSError, TimeoutError,
     ValueError where the engine cannot count."""
+    if wire.lists_tokens:
+        if told is None:
+            raise ValueError("the engine did not tell the prompt's tokens")
+        content = {"content": text, "add_special": False, "parse_special": False}
+        listed = len(_tokens(await _ask(pool, content)).tokens)
+        return Usage(told.prompt_tokens, listed, told.cached_tokens)
     if told is None:
-        told = Usage(await _ask(pool, {"model": model, "messages": _messages(parsed)}))
-    asked = {"model": model, "prompt": text, "add_special_tokens": False}
-    return Usage(told.prompt_tokens, await _ask(pool, asked), told.cached_tokens)
+        conversation = {"model": model, "messages": _messages(parsed)}
+        told = Usage(_count(await _ask(pool, conversation)).count)
+    delivered = {"model": model, "prompt": text, "add_special_tokens": False}
+    counted = _count(await _ask(pool, delivered)).count
+    return Usage(told.prompt_tokens, counted, told.cached_tokens)
 
 
-async def _ask(pool: Pool, asked: dict[str, Any]) -> int:
+async def _ask(pool: Pool, asked: dict[str, Any]) -> bytes:
     body = _encode(asked)
     status, answer = await ask(
         pool,
@@ -42,7 +58,7 @@ async def _ask(pool: Pool, asked: dict[str, Any]) -> int:
     )
     if status != 200:
         raise ValueError(f"the engine's tokenizer answered {status}")
-    return _count(answer).count
+    return answer
 
 
 def _messages(parsed: Parsed) -> list[dict[str, Any]]:

@@ -145,18 +145,18 @@ def find(event: bytes) -> Found | None:
         if value.endswith(b"}") and b"}," not in value and value.count(b"{") == value.count(b"}"):
             closing = NO_CHOICES in event
             return Found(value, event[:start] + b"}", closing)
-    return _find_slowly(event) if b'"usage"' in event else None
+    return find_slowly(event, "usage") if b'"usage"' in event else None
 
 
-def _find_slowly(event: bytes) -> Found | None:
-    """For what does not end with it, or is not written as vLLM writes."""
+def find_slowly(event: bytes, wanted: str) -> Found | None:
+    """Any member, wherever it stands and however it is written."""
     if not event.startswith(b"data:"):
         return None
     try:
         members = _members(event[5:])
     except UNREADABLE:
         return None
-    if "usage" not in members:
+    if wanted not in members:
         return None
     closing = bytes(members.get("choices", b"")) == b"[]"
     position = event.index(b"{") + 1
@@ -164,7 +164,7 @@ def _find_slowly(event: bytes) -> Found | None:
         name = msgspec.json.decode(match[1], type=str)
         end = match.end() + len(memoryview(members[name]))
         behind = _COMMA.match(event, end)
-        if name == "usage":
+        if name == wanted:
             before = event[:position]
             if behind:
                 return Found(event[match.end() : end], before + event[behind.end() :], closing)

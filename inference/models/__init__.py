@@ -1,7 +1,9 @@
 """What runs and how it answers."""
 
+from inference.models.adapter import Adapter
 from inference.models.catalog import HubCredential
 from inference.models.event import InstanceEvent
+from inference.models.fit_record import FitRecord
 from inference.models.hardware import Node
 from inference.models.instance import Instance
 from inference.models.limit import Limit
@@ -16,6 +18,8 @@ from inference.models.serving import ServingInterval
 from inference.models.slo import SloAlert, SloTarget
 
 __all__ = [
+    "FitRecord",
+    "Adapter",
     "HubCredential",
     "Instance",
     "InstanceEvent",

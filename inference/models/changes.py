@@ -11,6 +11,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from accounts.models import Organization, User
+from inference.engines import ENGINES
 from inference.lifecycle import Desired
 from inference.models.quota import check_quota, needs_approval
 
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from inference.models.schedule import ScheduleEntry
 
 # What a revision says and an instance wants.
+DRAFT = ("draft_source", "draft_id", "draft_revision")
 CONFIGURATION = (
-    *("model_source", "model_id", "model_revision", "model_file"),
+    *("model_source", "model_id", "model_revision", "model_file", *DRAFT),
     *("engine", "settings", "gpu_count"),
 )
 
@@ -49,15 +51,22 @@ class Changes:
         settings: Mapping[str, object] | None = None,
         model_revision: str | None = None,
         model_file: str | None = None,
+        draft_source: str | None = None,
+        draft_id: str | None = None,
+        draft_revision: str | None = None,
         gpu_count: int | None = None,
         engine: str | None = None,
         at_once: bool = False,
     ) -> "InstanceRevision":
-        """Want it otherwise; None stays as it is. Raises ValidationError, its messages by field."""
+        """Want it otherwise; None stays as it is, but for a draft model that nothing uses any more.
+        Raises ValidationError, its messages by field."""
         given = {
             "settings": settings,
             "model_revision": model_revision,
             "model_file": model_file,
+            "draft_source": draft_source,
+            "draft_id": draft_id,
+            "draft_revision": draft_revision,
             "gpu_count": gpu_count,
             "engine": engine,
         }
@@ -155,6 +164,7 @@ class Changes:
         """Sleep after so many minutes without a request; None: never. Raises ValidationError."""
         self.sleep_after_minutes = minutes
         self._clean_only("sleep_after_minutes")
+        self.check_sleep()
         self.save(update_fields=["sleep_after_minutes"])
         self.note("sleep_changed", gettext_noop("When it sleeps was changed."), by=by)
 
@@ -199,7 +209,10 @@ class Changes:
         for name, value in wanted.items():
             setattr(instance, name, value)
         instance.settings = instance.checked(instance.engine, instance.settings, instance.gpu_count)
+        if not wanted.keys() & set(DRAFT):
+            instance._drop_unused_draft()
         instance._clean_only(*wanted)
+        instance.check_engine()
         if before == {name: getattr(instance, name) for name in CONFIGURATION}:
             raise ValidationError(_("That is how it is already."))
         if instance.desired != Desired.STOPPED:
@@ -216,6 +229,11 @@ class Changes:
         self.note("changed", gettext_noop("The instance was changed."), by=by)
         self.wake()
         return revision
+
+    def _drop_unused_draft(self: Any) -> None:
+        """A draft model goes with the setting that it was chosen for."""
+        if self.settings.get("speculation") not in ENGINES[self.engine].drafting:
+            self.draft_source = self.draft_id = self.draft_revision = ""
 
     def _ask_for_approval(self: Any, *, more: bool) -> None:
         """Where it has become so large that an operator decides; not where it is small (again)."""

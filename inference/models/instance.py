@@ -12,8 +12,10 @@ from django.utils.translation import gettext_noop
 
 from accounts.models import Organization, User
 from accounts.tenancy import TenantQuerySet
+from billing.models import BillingProfile
+from billing.running import Hours, Running
 from inference.engines import ENGINES
-from inference.engines.base import BadSetting
+from inference.engines.base import BadSetting, says_when_idle
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage, settled
 from inference.models.changes import Changes
 from inference.models.quota import check_quota, needs_approval
@@ -63,6 +65,10 @@ class Instance(Changes, models.Model):
     model_id = models.CharField(_("model"), max_length=512)  # "Qwen/Qwen3-8B", or a folder's path
     model_revision = models.CharField(max_length=64)  # commit hash, or a hash of the folder
     model_file = models.CharField(max_length=255, blank=True)  # of several in it, the one to load
+    # A second model, which guesses what the first one then checks; all three empty: none.
+    draft_source = models.CharField(max_length=16, choices=Source, blank=True, default="")
+    draft_id = models.CharField(_("draft model"), max_length=512, blank=True, default="")
+    draft_revision = models.CharField(max_length=64, blank=True, default="")
     engine = models.CharField(_("engine"), max_length=32, default="vllm")
     settings = models.JSONField(default=dict, blank=True)  # the engine's typed settings
     gpu_count = models.PositiveSmallIntegerField(default=0)
@@ -99,6 +105,8 @@ class Instance(Changes, models.Model):
     # Whether this generation may end its forerunner before it is ready, for want of room.
     replaces_at_once = models.BooleanField(default=False)
     approval = models.CharField(max_length=8, choices=Approval, blank=True, default="")
+    # It was to run and did not, for the organization's credit was used up.
+    stopped_for_credit = models.BooleanField(default=False)
 
     state = models.CharField(
         max_length=16,
@@ -162,6 +170,10 @@ class Instance(Changes, models.Model):
         model_source: str,
         model_id: str,
         model_revision: str,
+        model_file: str = "",
+        draft_source: str = "",
+        draft_id: str = "",
+        draft_revision: str = "",
         engine: str = "vllm",
         settings: Mapping[str, object] | None = None,
         gpu_count: int = 0,
@@ -177,6 +189,10 @@ class Instance(Changes, models.Model):
             model_source=model_source,
             model_id=model_id,
             model_revision=model_revision,
+            model_file=model_file,
+            draft_source=draft_source,
+            draft_id=draft_id,
+            draft_revision=draft_revision,
             engine=engine,
             settings=checked_settings(engine, settings or {}, gpu_count),
             gpu_count=gpu_count,
@@ -187,6 +203,8 @@ class Instance(Changes, models.Model):
             created_by=by,
         )
         instance.full_clean(exclude=["created_by"], validate_constraints=False)
+        instance.check_engine()
+        instance.check_sleep()
         instance._take_name()
         instance.write_revision(by)
         instance.note("requested", gettext_noop("The instance was requested."), by=by)
@@ -215,6 +233,17 @@ class Instance(Changes, models.Model):
             "stop_requested",
             gettext_noop("A stop was requested."),
             by,
+        )
+
+    def stop_for_credit(self) -> bool:
+        """The credit is used up that it would cost. False where it is not to run."""
+        return self._want(
+            Desired.STOPPED,
+            models.Q(desired=Desired.RUNNING),
+            "credit_used_up",
+            gettext_noop("The credit is used up, so it was stopped."),
+            None,
+            stopped_for_credit=True,
         )
 
     def request_sleep(self, by: User | None) -> bool:
@@ -300,6 +329,34 @@ class Instance(Changes, models.Model):
         """The settings in their types and ranges. Raises ValidationError."""
         return checked_settings(engine, settings, gpu_count)
 
+    def check_engine(self) -> None:
+        """Whether its engine loads such weights, and has a draft model where the settings want one.
+        Raises ValidationError."""
+        check_format(self.engine, self.model_file)
+        if (
+            len({bool(part) for part in (self.draft_source, self.draft_id, self.draft_revision)})
+            > 1
+        ):
+            raise ValidationError({"draft_id": _("A draft model has a source and a revision.")})
+        try:
+            ENGINES[self.engine].check_draft(self.settings, self.draft_id)
+        except BadSetting as problem:
+            raise ValidationError({"draft_id": str(problem)}) from problem
+
+    @property
+    def why_never_sleeps(self) -> str:
+        """Why it cannot fall asleep by itself; empty where it can."""
+        engine = ENGINES[self.engine]
+        if says_when_idle(engine):
+            return ""
+        sentence = _("%(engine)s does not say when it is idle, so it cannot sleep by itself.")
+        return str(sentence % {"engine": engine.title})
+
+    def check_sleep(self) -> None:
+        """Whether it can do what `sleep_after_minutes` says. Raises ValidationError."""
+        if self.sleep_after_minutes is not None and self.why_never_sleeps:
+            raise ValidationError({"sleep_after_minutes": self.why_never_sleeps})
+
     def set_queue(self, size: int, seconds: int) -> None:
         """Let so many requests wait for so long where it is at its limit. Raises ValidationError"""
         self.queue_size, self.queue_seconds = size, seconds
@@ -307,25 +364,53 @@ class Instance(Changes, models.Model):
         self._clean_only(*fields)
         self.save(update_fields=fields)
 
-    def note(self, reason: str, message: str, *, by: User | None = None, code: str = "") -> None:
-        """Write down that something happened; `code` is a provisioner's reason."""
+    def _lacks_credit(self) -> bool:
+        """Whether it would cost something by the hour, and there is nothing to pay it."""
+        suspended = BillingProfile.objects.filter(
+            organization_id=self.organization_id, suspended_at__isnull=False
+        )
+        return suspended.exists() and self.hourly_cost(Hours(self.organization)) > 0
+
+    def hourly_cost(self, hours: Hours) -> int:
+        """Nano-units for an hour of one replica of it, on the GPUs of its newest."""
+        replica = self.replicas.first()
+        gpu_type = replica.gpu_type if replica is not None else ""
+        known = gpu_type or not self.gpu_count
+        return hours.cost(
+            Running(self.model_id, self.engine, self.gpu_count, gpu_type if known else None)
+        )
+
+    def note(
+        self,
+        reason: str,
+        message: str,
+        *,
+        by: User | None = None,
+        code: str = "",
+        about: str = "",
+    ) -> None:
+        """Write down that something happened; `code` is a provisioner's reason, `about` the name of
+        what it happened to, where that is a part of the instance."""
+        data = {"code": code, "about": about}
         self.events.create(
             organization_id=self.organization_id,
             generation=self.generation,
             reason=reason,
             message=message,
-            data={"code": code} if code else {},
+            data={name: value for name, value in data.items() if value},
             by=by,
         )
 
     def _take_name(self) -> None:
         """Save it as a new one. Raises ValidationError where the name is taken."""
-        Organization.objects.lock(self.organization_id)  # a route may be about to take it
+        Organization.objects.lock(self.organization_id)  # a route or an adapter may want it too
         others = Instance.objects.for_organization(self.organization).alive()
         if others.filter(name=self.name).exists():
             raise ValidationError({"name": _("An instance with this name exists already.")})
         if self.organization.routes.filter(name=self.name).exists():
             raise ValidationError({"name": _("A route has this name already.")})
+        if self.organization.adapters.filter(name=self.name, removed_at=None).exists():
+            raise ValidationError({"name": _("An adapter has this name already.")})
         check_quota(self)
         self.approval = self.Approval.PENDING.value if needs_approval(self) else ""
         self.save()
@@ -346,6 +431,12 @@ class Instance(Changes, models.Model):
         starts = afresh and desired == Desired.RUNNING
         alive = type(self).objects.filter(id=self.id, deleted_at=None)
         alive.select_for_update().first()  # of two at the same time, the second sees the first
+        if desired == Desired.RUNNING and self._lacks_credit():
+            if alive.filter(stopped_for_credit=False).update(stopped_for_credit=True):
+                message = gettext_noop("The credit is used up, so it was not started.")
+                self.note("credit_used_up", message, by=by)
+            self.refresh_from_db()
+            return False
         changed = (
             alive.filter(only_if)
             .exclude(desired=Desired.DELETED)
@@ -365,6 +456,7 @@ class Instance(Changes, models.Model):
 
 
 _AFRESH: dict[str, object] = {
+    "stopped_for_credit": False,
     "sleeps_by_schedule": False,
     "rollout_reason": "",
     "rollout_message": "",
@@ -381,6 +473,20 @@ def checked_settings(
         return dict(ENGINES[engine].check(settings, gpu_count))
     except BadSetting as problem:
         raise ValidationError({"settings": str(problem)}) from problem
+
+
+def check_format(engine: str, model_file: str) -> None:
+    """Whether the engine loads such weights: a chosen GGUF, or all safetensors. Raises
+    ValidationError."""
+    formats, title = ENGINES[engine].formats, ENGINES[engine].title
+    if model_file and "gguf" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads no GGUF files.") % {"engine": title}}
+        )
+    if not model_file and "safetensors" not in formats:
+        raise ValidationError(
+            {"model_file": _("%(engine)s loads a GGUF file: choose one.") % {"engine": title}}
+        )
 
 
 def wake_controller(instance_id: UUID | None = None) -> None:

@@ -27,6 +27,7 @@ KINDS: dict[tuple[Meter, Window], object] = {
     (Meter.CONCURRENT, Window.NOW): gettext_lazy("Requests at a time"),
     (Meter.SPEND, Window.MONTH): gettext_lazy("Spending per month"),
 }
+METERS = [meter for meter in Meter if meter is not Meter.CREDIT]  # that people set
 Amounts = Mapping[tuple[Meter, Window], int | None]
 
 
@@ -70,7 +71,7 @@ class Limit(models.Model):
     instance = models.ForeignKey(
         Instance, on_delete=models.CASCADE, null=True, related_name="limits"
     )
-    meter = models.CharField(max_length=16, choices=[(m.value, m.value) for m in Meter])
+    meter = models.CharField(max_length=16, choices=[(m.value, m.value) for m in METERS])
     window = models.CharField(max_length=16, choices=[(w.value, w.value) for w in Window])
     amount = models.BigIntegerField()
 

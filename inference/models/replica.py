@@ -36,9 +36,11 @@ class Replica(models.Model):
     address = models.CharField(max_length=255, blank=True)
     engine_version = models.CharField(max_length=64, blank=True)
     context_length = models.PositiveIntegerField(null=True)  # tokens, as the engine serves it
+    chats = models.BooleanField(null=True)  # None: whether the model has a chat template is unknown
     node = models.CharField(max_length=253, blank=True, default="")  # the machine's name
     gpu_type = models.CharField(max_length=120, blank=True, default="")
     gpu_indices = models.JSONField(default=list)
+    adapters = models.JSONField(default=list)  # ids of those that it has loaded
     # What the engine said of itself at its start; None: it said nothing.
     kv_cache_tokens = models.BigIntegerField(null=True)
     max_concurrency = models.FloatField(null=True)  # requests of full context at a time

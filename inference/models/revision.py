@@ -26,6 +26,9 @@ class InstanceRevision(models.Model):
     model_id = models.CharField(max_length=512)
     model_revision = models.CharField(max_length=64)
     model_file = models.CharField(max_length=255, blank=True)
+    draft_source = models.CharField(max_length=16, choices=Instance.Source, blank=True, default="")
+    draft_id = models.CharField(max_length=512, blank=True, default="")
+    draft_revision = models.CharField(max_length=64, blank=True, default="")
     engine = models.CharField(max_length=32)
     settings = models.JSONField(default=dict, blank=True)
     gpu_count = models.PositiveSmallIntegerField(default=0)
@@ -63,6 +66,8 @@ class InstanceRevision(models.Model):
             _("Model"): self.model_id,
             _("Model revision"): self.model_revision[:12],
             _("File"): self.model_file,
+            _("Draft model"): self.draft_id,
+            _("Draft model's revision"): self.draft_revision[:12],
             _("Engine"): ENGINES[self.engine].title,
             _("GPUs"): str(self.gpu_count),
         }

@@ -31,7 +31,7 @@ class Way:
 
 class Route(models.Model):
     """A name for `model=` that leads to instances and providers: an alias, a fallback chain, or
-    traffic shared by weight. No instance of the organization has the same name."""
+    traffic shared by weight. No instance or adapter of the organization has the same name."""
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     organization = models.ForeignKey(Organization, on_delete=models.CASCADE, related_name="routes")
@@ -106,6 +106,8 @@ class Route(models.Model):
         alive = Instance.objects.for_organization(self.organization).alive()
         if alive.filter(name=self.name).exists():
             raise ValidationError({"name": _("An instance has this name already.")})
+        if self.organization.adapters.filter(name=self.name, removed_at=None).exists():
+            raise ValidationError({"name": _("An adapter has this name already.")})
 
     def _lead(self, ways: Sequence[Way]) -> None:
         if not ways:

@@ -25,6 +25,9 @@ class ServingInterval(models.Model):
     gpu_count = models.PositiveSmallIntegerField(default=0)
     started_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True)  # None: it serves
+    # How far it has been billed; written by `inference.gpu_time` alone.
+    billed_seconds = models.PositiveIntegerField(default=0)  # whole ones, from its start
+    billed = models.BooleanField(default=False)  # it has ended, and to its end
 
     objects = TenantQuerySet.as_manager()
 
@@ -38,6 +41,9 @@ class ServingInterval(models.Model):
             models.UniqueConstraint(
                 fields=["replica"], condition=Q(ended_at=None), name="one_open_interval"
             ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["id"], condition=Q(billed=False), name="serving_to_be_billed")
         ]
 
     def __str__(self) -> str:

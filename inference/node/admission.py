@@ -62,7 +62,11 @@ def choose_gpus(
 def check_gpu_memory(
     gpus: list[Gpu], chosen: list[int], weight_bytes: int, settings: dict[str, SettingValue]
 ) -> None:
-    """Raises Rejected when the weights alone are too much for these GPUs."""
+    """Raises Rejected when the weights alone are too much for these GPUs: as the files have them,
+    or at 8 bits where they are quantized while they are loaded, once for each copy."""
+    weight_bytes *= int(settings.get("data_parallel", 1))
+    if str(settings.get("quantization", "")).startswith("fp8"):
+        weight_bytes //= 2
     share = float(settings.get("gpu_memory_utilization", 0.9))
     room = int(share * sum(gpu.memory_bytes for gpu in gpus if gpu.index in chosen))
     if weight_bytes * GPU_OVERHEAD > room:

@@ -5,16 +5,22 @@ from pathlib import Path
 import httpx2
 import msgspec
 
-from inference.engines.base import Engine, Probe
+from inference.doctor import Code, diagnose
+from inference.engines.base import Call, Engine, Probe, Told
 from inference.provisioners.base import ProbeUsage
 
 HEALTH_PATIENCE = 5.0  # seconds
+CALL_PATIENCE = 120.0
 PROBE_PATIENCE = 120.0  # the first generation compiles things on some machines
 DRAIN_PATIENCE = 330.0  # to finish what it computes, and to copy its weights
 
 
 class ProbeRefused(Exception):
     """The engine answered and did not generate; the text is the engine's own."""
+
+
+class EngineRefused(Exception):
+    """The engine answered and did not do it; the text is the engine's own."""
 
 
 class _Usage(msgspec.Struct):
@@ -27,15 +33,20 @@ class _Answer(msgspec.Struct):
 
 
 class _Model(msgspec.Struct):
-    max_model_len: int | None = None
+    id: str = ""
+    root: str | None = None  # the folder
 
 
 class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-class _Version(msgspec.Struct):
-    version: str
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _Errors(msgspec.Struct):
+    error: _Error
 
 
 class EngineClient:
@@ -79,14 +90,34 @@ class EngineClient:
             return False
         return answer.status_code == 200
 
+    async def chats(self, probe: Probe) -> bool | None:
+        """Whether the model can chat; None where the answer does not say. Raises
+        httpx2.TransportError."""
+        answer = await self.http.post(probe.path, json=probe.body, timeout=PROBE_PATIENCE)
+        if answer.status_code == 200:
+            return True
+        without = diagnose(None, [answer.text]).code is Code.NO_CHAT_TEMPLATE
+        return False if without else None
+
     async def context_length(self) -> int | None:
         """Tokens, as the engine serves the model; None where it does not say."""
+        said = await self._told(self.engine.context)
+        return said if isinstance(said, int) else None
+
+    async def served(self) -> dict[str, str]:
+        """The folder of each name that it serves. Raises httpx2.TransportError, EngineRefused."""
         answer = await self.http.get(self.engine.models_path, timeout=HEALTH_PATIENCE)
         try:
             models = msgspec.json.decode(answer.content, type=_Models).data
-        except msgspec.DecodeError:
-            return None
-        return models[0].max_model_len if models else None
+        except msgspec.DecodeError as error:
+            raise EngineRefused(answer.text[:500]) from error
+        return {model.id: model.root or "" for model in models}
+
+    async def do(self, call: Call) -> None:
+        """Raises httpx2.TransportError, EngineRefused."""
+        answer = await self.http.post(call.path, json=call.body, timeout=CALL_PATIENCE)
+        if answer.status_code != 200:
+            raise EngineRefused(_words(answer.content) or f"{answer.status_code}")
 
     async def metrics(self) -> str:
         """The Prometheus text; empty where it cannot be had now."""
@@ -97,8 +128,24 @@ class EngineClient:
         return answer.text if answer.status_code == 200 else ""
 
     async def version(self) -> str:
-        answer = await self.http.get(self.engine.version_path, timeout=HEALTH_PATIENCE)
+        said = await self._told(self.engine.version)
+        return said if isinstance(said, str) else ""
+
+    async def _told(self, where: Told) -> object:
+        """What stands there; None where there is nothing. Raises httpx2.TransportError."""
+        answer = await self.http.get(where.path, timeout=HEALTH_PATIENCE)
         try:
-            return msgspec.json.decode(answer.content, type=_Version).version
-        except msgspec.DecodeError:
-            return ""
+            said = msgspec.json.decode(answer.content)
+            for member in where.members:
+                said = said[member]
+        except (msgspec.DecodeError, LookupError, TypeError):
+            return None
+        return said
+
+
+def _words(body: bytes) -> str:
+    """What an error's body says; empty where it is of no known shape."""
+    try:
+        return msgspec.json.decode(body, type=_Errors).error.message[:500]
+    except msgspec.DecodeError:
+        return ""

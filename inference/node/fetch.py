@@ -1,7 +1,8 @@
 """Fetches a pinned revision from the Hugging Face hub: a process of its own, with network and no
 tenant's data.
 
-`python -m inference.node.fetch REPOSITORY COMMIT MODELS [GGUF]` prints one JSON object per line:
+`python -m inference.node.fetch REPOSITORY COMMIT MODELS [FILE]` (a GGUF's name, or that of a LoRA
+adapter's weights) prints one JSON object per line:
 `{"done": …, "total": …, "seconds_left": …}` in bytes while it goes on, at last `{"path": …}` or
 `{"reason": …, "message": …, "short": …}`, the last being the bytes that the disk lacks. The token,
 where there is one, comes as HF_TOKEN, the hub's address as HF_ENDPOINT and folders with copies as
@@ -38,12 +39,12 @@ from inference.node.pace import Pace
 from inference.node.pull import Stopped, pull
 from inference.node.store import COMMIT, DIGEST, Choice, File, Shelf
 from inference.node.weights import (
-    CONFIGS,
     WeightsProblem,
     allowed,
     check_config,
     check_folder,
     check_names,
+    configs,
 )
 from inference.provisioners.base import Reason
 
@@ -164,7 +165,7 @@ def _file(entry: RepoFile) -> File:
 def _check_configs(shelf: Shelf, choice: Choice, files: list[File]) -> None:
     """A few kilobytes that may spare a long download."""
     for file in files:
-        if file.name in CONFIGS:
+        if file.name in configs(choice.model_file):
             pull(shelf, choice, file, threading.Event())
             try:
                 check_config(file.name, shelf.blob(file.digest).read_text(errors="replace"))

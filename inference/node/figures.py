@@ -26,6 +26,7 @@ COUNTERS = (
     *("prompt_tokens", "completion_tokens", "requests", "preemptions"),
     *("prefix_queries", "prefix_hits"),
 )
+Names = Mapping[str, str | tuple[str, ...]]  # our name → the engine's, or those to add up
 _GAUGES = ("running", "waiting")
 _HISTOGRAMS = ("ttft", "itl", "e2e", "queue_time")
 
@@ -39,17 +40,19 @@ class Load:
     memory_bytes: int | None = None
 
 
-def parse(text: str, names: Mapping[str, str], process: str, load: Load) -> Figures:
+def parse(text: str, names: Names, process: str, load: Load) -> Figures:
     """The figures in an engine's Prometheus text; what is not there stays unsaid."""
-    samples = _samples(text, names.values())
+    theirs = {ours: (said,) if isinstance(said, str) else said for ours, said in names.items()}
+    samples = _samples(text, [name for said in theirs.values() for name in said])
     read: dict[str, Any] = {}
     for ours in (*COUNTERS, *_GAUGES):
-        if values := samples.get(names.get(ours, ""), []):
+        if values := [s for name in theirs.get(ours, ()) for s in samples.get(name, [])]:
             read[ours] = int(sum(sample.value for sample in values))
-    if usage := samples.get(names.get("kv_cache_usage", ""), []):
-        read["kv_cache_usage"] = max(sample.value for sample in usage)
+    for name in theirs.get("kv_cache_usage", ()):
+        if usage := samples.get(name, []):
+            read["kv_cache_usage"] = max(sample.value for sample in usage)
     for ours in _HISTOGRAMS:
-        if name := names.get(ours):
+        for name in theirs.get(ours, ()):
             read[ours] = _histogram(samples, name)
     return Figures(
         process=process,

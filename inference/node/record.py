@@ -7,11 +7,14 @@ from pathlib import Path
 
 import msgspec
 
-from inference.engines.base import Variant
+from inference.engines.base import Variant, gettext_noop
 from inference.lifecycle import Stage
 from inference.measured import Measured
 from inference.node.processes import Identity
 from inference.provisioners.base import (
+    AdapterPhase,
+    AdapterSeen,
+    AdapterSpec,
     Event,
     Figures,
     Handle,
@@ -33,6 +36,39 @@ class Wish(StrEnum):
     DELETE = "delete"
 
 
+class AdapterStep(StrEnum):
+    """How far an adapter is."""
+
+    WANTED = "wanted"  # to be fetched
+    HERE = "here"  # in the replica's own folder; the engine does not have it yet
+    LOADED = "loaded"
+    FAILED = "failed"
+    UNWANTED = "unwanted"  # the engine may still have it
+    OFF = "off"  # the engine has let go of it; requests under way may still need its files
+
+
+class AdapterRecord(msgspec.Struct, kw_only=True):
+    spec: AdapterSpec  # without its hub token
+    step: AdapterStep = AdapterStep.WANTED
+    message: str = gettext_noop("Waiting to be fetched.")
+    wanted_token: bool = False
+    off_at: datetime | None = None  # since when the engine has not had it any more
+
+    def seen(self) -> AdapterSeen:
+        return AdapterSeen(
+            adapter_id=self.spec.adapter_id, phase=_ADAPTER_PHASES[self.step], message=self.message
+        )
+
+
+_ADAPTER_PHASES = {
+    AdapterStep.WANTED: AdapterPhase.LOADING,
+    AdapterStep.HERE: AdapterPhase.LOADING,
+    AdapterStep.LOADED: AdapterPhase.LOADED,
+    AdapterStep.FAILED: AdapterPhase.FAILED,
+    AdapterStep.UNWANTED: AdapterPhase.UNLOADING,
+}
+
+
 class Record(msgspec.Struct, kw_only=True):
     """The spec is kept without its hub token, which is never written down."""
 
@@ -48,6 +84,7 @@ class Record(msgspec.Struct, kw_only=True):
     message: str = ""
     progress: Progress | None = None
     weights: str = ""  # the folder, once it is on this machine
+    draft_weights: str = ""  # the draft model's
     launching: bool = False  # between the decision to start and knowing the process
     shim: Identity | None = None
     started_at: datetime | None = None
@@ -57,6 +94,7 @@ class Record(msgspec.Struct, kw_only=True):
     ended_at: datetime | None = None
     engine_version: str = ""
     context_length: int | None = None
+    chats: bool | None = None
     measured: Measured | None = None
     probe: ProbeUsage | None = None
     figures: Figures | None = None
@@ -65,6 +103,7 @@ class Record(msgspec.Struct, kw_only=True):
     reason: Reason | None = None
     log_tail: list[str] = []
     events: list[Event] = []
+    adapters: list[AdapterRecord] = []
 
     def move(self, phase: Phase, stage: Stage, message: str) -> None:
         """Enter a phase and stage, with the sentence for people; a new one is an event."""
@@ -72,6 +111,11 @@ class Record(msgspec.Struct, kw_only=True):
             self.events.append(Event(datetime.now(UTC), stage or phase, message))
             del self.events[:-EVENTS_KEPT]
         self.phase, self.stage, self.message, self.progress = phase, stage, message, None
+
+    @property
+    def is_stocked(self) -> bool:
+        """Whether all that it needs was found on this machine."""
+        return bool(self.weights) and (self.spec.draft is None or bool(self.draft_weights))
 
     def handle(self) -> Handle:
         spec = self.spec
@@ -98,6 +142,7 @@ class Record(msgspec.Struct, kw_only=True):
             probe=self.probe,
             engine_version=self.engine_version,
             context_length=self.context_length,
+            chats=self.chats,
             measured=self.measured,
             gpu_indices=self.gpu_indices,
             started_at=self.started_at,
@@ -106,7 +151,14 @@ class Record(msgspec.Struct, kw_only=True):
             idle_since=self.idle_since if self.phase is Phase.READY else None,
             ended_at=self.ended_at,
             can_sleep=can_sleep and self.phase is Phase.READY,
+            adapters=self._adapters_seen(),
         )
+
+    def _adapters_seen(self) -> list[AdapterSeen]:
+        """One that has ended has none; of one that is off, only files are left."""
+        if self.phase is Phase.EXITED:
+            return []
+        return [one.seen() for one in self.adapters if one.step is not AdapterStep.OFF]
 
     def save(self, folder: Path) -> None:
         draft = folder / "state.json.new"

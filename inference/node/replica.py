@@ -24,9 +24,20 @@ import structlog
 
 from inference import doctor
 from inference.engines import ENGINES
-from inference.engines.base import Launch, Recipe
+from inference.engines.base import BadSetting, Launch, Recipe
 from inference.lifecycle import Stage
-from inference.node import environments, figures, logs, processes, shim, stock, walls, weights
+from inference.node import (
+    drain,
+    environments,
+    figures,
+    logs,
+    processes,
+    shim,
+    stock,
+    walls,
+    weights,
+)
+from inference.node.adapters import Adapters
 from inference.node.client import EngineClient, ProbeRefused
 from inference.node.environments import InstallProblem
 from inference.node.limits import Limits
@@ -78,7 +89,7 @@ class Host(Protocol):
         ...
 
     async def fetch(self, choice: Choice, token: str, tell: Callable[[Progress], None]) -> str:
-        """Have the model on this machine; its folder. Raises WeightsProblem."""
+        """Have a model on this machine; its folder. Raises WeightsProblem."""
         ...
 
     def admit(self, replica: "Replica", weight_bytes: int) -> None:
@@ -115,6 +126,14 @@ class Replica:
         self.ended = asyncio.Event()  # the process, as the kernel tells
         self.task: asyncio.Task[None] | None = None
         self.child: subprocess.Popen[bytes] | None = None  # kept to be reaped; None if adopted
+        self.adapters = Adapters(
+            record,
+            self.folder,
+            lambda: EngineClient(self.engine, self.socket),
+            self.engine,
+            host,
+            self._save,
+        )
 
     # What the supervisor calls
 
@@ -122,18 +141,21 @@ class Replica:
         """Begin, or go on after a restart of the supervisor."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.socket_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.adapters.make_folder()
         if self.record.wish in {Wish.STOP, Wish.DELETE}:
             self._drive(self._end)
         elif self.record.wish is Wish.SLEEP:
             self._drive(self._doze)
         elif self.record.phase is not Phase.EXITED:
             self._drive(self._live)
+            self.adapters.go_on()
         self._save()
 
     def end(self, wish: Wish, grace: float, reason: Reason, message: str) -> None:
         """Begin to end it. Deleting overrides stopping; neither is taken back."""
         record = self.record
         if wish is record.wish or record.wish is Wish.DELETE:
+            record.grace = min(record.grace, grace)
             return
         record.wish, record.grace = wish, grace
         if record.phase is not Phase.EXITED:
@@ -149,7 +171,7 @@ class Replica:
             return record.wish is Wish.SLEEP
         if record.phase is not Phase.READY or not self.can_sleep:
             return False
-        weight_bytes = weights.check_folder(Path(record.weights), record.spec.model_file)
+        weight_bytes = self._weigh()
         if not self.host.can_keep_asleep(weight_bytes):
             return False
         if not self.own_command:  # of which nothing is known, so it has no limit of memory
@@ -180,6 +202,7 @@ class Replica:
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
+        await self.adapters.stop()
 
     async def settled(self) -> None:
         """Until the task now driving it is done."""
@@ -251,7 +274,7 @@ class Replica:
     async def _end(self) -> None:
         record = self.record
         self._process()
-        await self._kill(record.grace)
+        await self._drain_and_kill()
         if record.phase is not Phase.EXITED:
             self._exited(record.reason or Reason.CANCELLED, "Stopped.")
         if record.wish is Wish.DELETE:
@@ -265,7 +288,7 @@ class Replica:
         record = self.record
         if self.host.env.engine_walls == "require" and not self.host.walls.up:
             raise Failure(Reason.IMAGE_ERROR, self.host.walls.message)
-        if record.wanted_token and not self.hub_token and not record.weights:
+        if record.wanted_token and not self.hub_token and not record.is_stocked:
             raise Failure(
                 Reason.NODE_LOST,
                 "The supervisor was restarted before the weights were fetched; try again.",
@@ -274,9 +297,13 @@ class Replica:
             await self._have_engine()
         try:
             weight_bytes = await self._have_weights()
+            # Once more, since an engine may read something into where the draft model lies.
+            self.engine.check_draft(record.spec.settings, record.draft_weights)
             self.host.admit(self, weight_bytes)
         except (weights.WeightsProblem, Rejected) as problem:
             raise Failure(problem.reason, problem.message) from problem
+        except BadSetting as problem:
+            raise Failure(Reason.BAD_ARGUMENTS, str(problem)) from problem
 
     async def _have_engine(self) -> str:
         """The interpreter of the engine's environment, installed if need be."""
@@ -290,18 +317,25 @@ class Replica:
             raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
 
     async def _have_weights(self) -> int:
-        """Bytes of the weights, which are on this machine then. Raises WeightsProblem."""
-        record = self.record
-        if record.spec.model_source == "hub":
-            self._move(Phase.PROVISIONING, Stage.DOWNLOADING, "Downloading the model.")
-            choice = stock.choice_of(record.spec)
-            record.weights = await self.host.fetch(choice, self.hub_token, self._show)
-            self.hub_token = ""
-        else:
-            record.weights = record.spec.model_path
-        return await asyncio.to_thread(
-            weights.check_folder, Path(record.weights), record.spec.model_file
-        )
+        """Bytes of all weights, which are on this machine then. Raises WeightsProblem."""
+        record, spec = self.record, self.record.spec
+        message = "Downloading the model."
+        record.weights = await self._fetched(stock.model_of(spec), message) or spec.model_path
+        size = await asyncio.to_thread(weights.check_folder, Path(record.weights), spec.model_file)
+        if spec.draft is not None:
+            message = "Downloading the draft model."
+            fetched = await self._fetched(stock.draft_of(spec), message)
+            record.draft_weights = fetched or spec.draft.path
+            size += await asyncio.to_thread(weights.check_folder, Path(record.draft_weights))
+        self.hub_token = ""
+        return size
+
+    async def _fetched(self, choice: Choice | None, message: str) -> str:
+        """The folder of what comes from the hub; empty for what does not."""
+        if choice is None:
+            return ""
+        self._move(Phase.PROVISIONING, Stage.DOWNLOADING, message)
+        return await self.host.fetch(choice, self.hub_token, self._show)
 
     def _show(self, progress: Progress) -> None:
         if self.record.stage is Stage.DOWNLOADING:  # not once it is to stop
@@ -316,11 +350,13 @@ class Replica:
             gpus = list(range(len(gpus)))
         return Launch(
             model_path=record.weights,
+            draft_path=record.draft_weights,
             served_model_name=record.spec.served_model_name,
             socket=str(self.socket),
             variant=record.variant,
             settings=record.spec.settings,
             gpu_indices=tuple(gpus),
+            model_file=record.spec.model_file,
         )
 
     async def _launch(self) -> None:
@@ -343,7 +379,8 @@ class Replica:
             folder=self.folder,
             writable=(self.socket_folder, self.folder / "home", self.scratch),
             home=self.folder / "home",
-            model=Path(self.record.weights),
+            models=tuple(Path(path) for path in self._folders()),
+            readable=(self.adapters.folder,) if self.adapters.lora else (),
             command=command,
             own_command=self.own_command,
             gpu_indices=tuple(self.record.gpu_indices),
@@ -353,6 +390,16 @@ class Replica:
             walls.put_up(resident, self.host.env, self.host.limits)
         except walls.NoWalls as problem:
             raise Failure(Reason.IMAGE_ERROR, str(problem)) from problem
+
+    def _weigh(self) -> int:
+        """Bytes of all weights, once they are on this machine. Raises WeightsProblem."""
+        size = weights.check_folder(Path(self.record.weights), self.record.spec.model_file)
+        draft = self.record.draft_weights
+        return size + (weights.check_folder(Path(draft)) if draft else 0)
+
+    def _folders(self) -> list[str]:
+        """Of the models that it reads."""
+        return [path for path in (self.record.weights, self.record.draft_weights) if path]
 
     def _spawn(self, argv: list[str], environment: dict[str, str], folder: Path | None) -> None:
         """Start the shim. In one breath: a process that is started is also known, so that whoever
@@ -414,6 +461,7 @@ class Replica:
 
     async def _has_ended(self) -> None:
         """By itself. Raises Failure."""
+        self.record.ended_at = datetime.now(UTC)  # now, and not when all of it is cleared away
         await self._kill(grace=0)  # what it may have left behind
         if self.record.shim and self.record.shim.boot != processes.boot_id():
             raise Failure(Reason.NODE_LOST, "The machine was restarted.")
@@ -463,16 +511,26 @@ class Replica:
             used = await client.generate(self.engine.probe(self._launch_facts()))
             self._count_probe(used)
             self.record.context_length = await client.context_length()
-            self.record.engine_version = await client.version()
+            if chat_probe := self.engine.chat_probe(self._launch_facts()):
+                self.record.chats = await client.chats(chat_probe)
+            self.record.engine_version = await self._version(client)
         except ProbeRefused as refusal:
             self._refused(refusal)
             return
         except httpx2.TransportError:
             self._check_load_time()
             return
+        await self.adapters.load_first(client)
         self.record.measured = self.engine.measured(self._first_lines())
         self.record.ready_at = datetime.now(UTC)
         self._move(Phase.READY, Stage.NONE, "Ready.")
+        self.adapters.go_on()
+
+    async def _version(self, client: EngineClient) -> str:
+        """An environment of ours has what its recipe says; an operator's own engine says itself."""
+        if self.own_command:
+            return await client.version()
+        return self.engine.recipe(self.record.variant).version
 
     def _hear_log(self) -> None:
         chunk = logs.read(self.folder, self.log_offset, 1 << 20)
@@ -512,6 +570,7 @@ class Replica:
         if self.misses == 0:
             self._move(Phase.READY, Stage.NONE, "Ready.")
             await self._read_figures(client)
+            self.adapters.go_on()
         elif self.misses >= MISSES_ALLOWED:
             self.record.idle_since = None  # whether it computes is not known
             self._move(Phase.DEGRADED, Stage.NONE, "The engine runs, but does not answer.")
@@ -536,8 +595,25 @@ class Replica:
 
     # The end
 
+    async def _drain_and_kill(self) -> None:
+        """Within the record's grace, which may be cut while it lasts."""
+        loop, record = asyncio.get_running_loop(), self.record
+        began, process = loop.time(), record.shim
+        computes = record.ready_at is not None and not record.dozes
+        if process is not None and computes and self.engine.metrics_path:
+            async with self._client() as client:
+                await drain.until_idle(
+                    client,
+                    self.engine.metric_names,
+                    lambda: (
+                        not process.alive() or loop.time() - began > drain.drains_for(record.grace)
+                    ),
+                )
+        await self._kill(max(0.0, record.grace - (loop.time() - began)))
+
     async def _kill(self, grace: float) -> None:
         """End every process of the replica: politely while `grace` seconds last, then surely."""
+        await self.adapters.stop()
         process = self.record.shim
         if process is not None and process.alive() and grace > 0:
             processes.send(process.pid, signal.SIGTERM)  # the shim passes it to the engine
@@ -584,7 +660,7 @@ class Replica:
         record = self.record
         if self.child is not None:
             self.child.poll()  # reap it
-        record.reason, record.ended_at = reason, datetime.now(UTC)
+        record.reason, record.ended_at = reason, record.ended_at or datetime.now(UTC)
         if record.shim is not None:
             record.exit_code = self._exit_code()
         record.log_tail = logs.tail(self.folder)
@@ -597,6 +673,7 @@ class Replica:
         """Remove what only a running engine needs; logs stay."""
         clear_run_folders(self.host.env, self.id)
         self.host.limits.remove(self.id)
+        self.adapters.tidy()
         shutil.rmtree(self.folder / "home", ignore_errors=True)
 
     # The record

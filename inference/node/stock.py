@@ -11,9 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from inference.node.record import load
+from inference.engines import lora
+from inference.node.record import Record, load
 from inference.node.store import Busy, Choice, File, Shelf, shelves
-from inference.provisioners.base import Phase, Spec
+from inference.provisioners.base import AdapterSpec, Phase, Spec
 
 
 class Stocked(msgspec.Struct, frozen=True):
@@ -26,8 +27,26 @@ class Stocked(msgspec.Struct, frozen=True):
     users: tuple[str, ...]  # the instances it runs for now
 
 
-def choice_of(spec: Spec) -> Choice:
+def choices_of(spec: Spec) -> list[Choice]:
+    """What of the hub it needs: the model, its draft model, both or neither."""
+    return [choice for choice in (model_of(spec), draft_of(spec)) if choice]
+
+
+def model_of(spec: Spec) -> Choice | None:
+    """The model, where it comes from the hub."""
+    if spec.model_source != "hub":
+        return None
     return Choice(spec.model_id, spec.model_revision, spec.model_file)
+
+
+def draft_of(spec: Spec) -> Choice | None:
+    """The draft model, where there is one and it comes from the hub."""
+    draft = spec.draft
+    return Choice(draft.model_id, draft.revision) if draft and draft.source == "hub" else None
+
+
+def choice_of_adapter(spec: AdapterSpec) -> Choice:
+    return Choice(spec.model_id, spec.model_revision, lora.WEIGHTS)
 
 
 def users(home: Path) -> dict[Choice, list[str]]:
@@ -41,9 +60,17 @@ def users(home: Path) -> dict[Choice, list[str]]:
             record = load(folder)
         except FileNotFoundError:  # it has not begun, or is gone
             continue
-        if record.spec.model_source == "hub" and record.phase is not Phase.EXITED:
-            found.setdefault(choice_of(record.spec), []).append(record.spec.instance_id)
+        if record.phase is Phase.EXITED:
+            continue
+        for choice in _choices(record):
+            found.setdefault(choice, []).append(record.spec.instance_id)
     return found
+
+
+def _choices(record: Record) -> list[Choice]:
+    """What it has of the hub: its models, its adapters."""
+    adapters = [one.spec for one in record.adapters if one.spec.source == "hub"]
+    return choices_of(record.spec) + [choice_of_adapter(spec) for spec in adapters]
 
 
 def listing(home: Path) -> list[Stocked]:

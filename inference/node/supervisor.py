@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from inference.engines import ENGINES
-from inference.engines.base import BadSetting, Recipe, Variant
+from inference.engines.base import BadSetting, Recipe, Variant, variant_of
 from inference.node import admission, environments, hardware, logs, processes, walls
 from inference.node.admission import NoMemory
 from inference.node.downloads import Downloads
@@ -32,6 +32,7 @@ from inference.node.rpc import LINE_LIMIT, Request, Response, fault_of
 from inference.node.store import Choice
 from inference.node.weights import WeightsProblem, check_folder
 from inference.provisioners.base import (
+    AdapterSpec,
     EngineStatus,
     Event,
     Gpu,
@@ -226,6 +227,11 @@ class Supervisor:
             for id_, replica in list(self.replicas.items())
         ]
 
+    def adapters(self, replica_id: str, wanted: list[AdapterSpec]) -> None:
+        replica = self.replicas.get(replica_id)
+        if replica and replica.record.phase not in {Phase.STOPPING, Phase.EXITED}:
+            replica.adapters.want(wanted)
+
     def stop(self, replica_id: str, grace: float) -> None:
         if replica := self.replicas.get(replica_id):
             replica.end(Wish.STOP, grace, Reason.CANCELLED, "Stopping.")
@@ -279,15 +285,21 @@ class Supervisor:
             raise Rejected(Reason.BAD_ARGUMENTS, f"There is no engine called {spec.engine}.")
         try:
             engine.check(spec.settings)
+            engine.check_draft(spec.settings, spec.draft.model_id if spec.draft else "")
         except BadSetting as problem:
             raise Rejected(Reason.BAD_ARGUMENTS, str(problem)) from problem
+        variant: Variant = "cuda" if spec.gpu_count else "cpu"
+        own_command = bool(self.env.own_command(engine.name))
+        if variant not in engine.variants and not own_command:
+            raise Rejected(
+                Reason.BAD_ARGUMENTS,
+                f"{engine.title} is installed for machines without a GPU. For GPUs, the operator "
+                "sets a launch command of their own.",
+            )
         weight_bytes = _weight_bytes(spec)
         records = [replica.record for replica in self.replicas.values()]
-        variant: Variant = "cuda" if spec.gpu_count else "cpu"
         chosen = self._choose_gpus(spec, weight_bytes, records)
-        needed = admission.memory_needed(
-            engine, spec, variant, weight_bytes, bool(self.env.own_command(engine.name))
-        )
+        needed = admission.memory_needed(engine, spec, variant, weight_bytes, own_command)
         admission.check_memory(needed, hardware.memory_free(), admission.reserved(records))
         return Record(
             spec=msgspec.structs.replace(spec, hub_token=""),
@@ -318,10 +330,11 @@ class Supervisor:
         ]
 
     def _engines(self) -> list[EngineStatus]:
-        variant: Variant = "cuda" if self.gpus else "cpu"
+        here: Variant = "cuda" if self.gpus else "cpu"
+        chosen = {name: variant_of(engine, here) for name, engine in ENGINES.items()}
         return [
-            self._engine_status(name, engine.recipe(variant), variant)
-            for name, engine in ENGINES.items()
+            self._engine_status(name, ENGINES[name].recipe(variant), variant)
+            for name, variant in chosen.items()
         ]
 
     def _engine_status(self, name: str, recipe: Recipe, variant: Variant) -> EngineStatus:
@@ -339,6 +352,8 @@ class Supervisor:
 
     def _show_installation(self, replica: Replica) -> None:
         """While an engine is being installed, its progress is that of whoever waits for it."""
+        if replica.own_command:
+            return
         recipe = replica.engine.recipe(replica.record.variant)
         install = self.installs.get(recipe.name)
         if install is None or install.done() or replica.record.stage != "installing_engine":
@@ -353,12 +368,15 @@ def _packages(said: InstallProgress) -> Progress:
 
 
 def _weight_bytes(spec: Spec) -> int:
-    """Of a model on this machine; a model on the hub is weighed once it is here. Raises
+    """Of the models on this machine; those on the hub are weighed once they are here. Raises
     Rejected."""
-    if spec.model_source == "hub":
-        return 0
+    total, draft = 0, spec.draft
     try:
-        return check_folder(Path(spec.model_path), spec.model_file)
+        if spec.model_source != "hub":
+            total += check_folder(Path(spec.model_path), spec.model_file)
+        if draft is not None and draft.source != "hub":
+            total += check_folder(Path(draft.path))
+        return total
     except WeightsProblem as problem:
         raise Rejected(problem.reason, problem.message) from problem
 
@@ -374,6 +392,9 @@ class Listener:
             "ensure": lambda p: supervisor.ensure(msgspec.convert(p["spec"], Spec)),
             "observe": lambda p: supervisor.observe(p["replica_id"]),
             "observe_all": lambda p: supervisor.observe_all(),
+            "adapters": lambda p: supervisor.adapters(
+                p["replica_id"], msgspec.convert(p["wanted"], list[AdapterSpec])
+            ),
             "stop": lambda p: supervisor.stop(p["replica_id"], float(p["grace"])),
             "sleep": lambda p: supervisor.sleep(p["replica_id"]),
             "wake": lambda p: supervisor.wake(p["replica_id"]),

@@ -2,9 +2,9 @@
 within them, and what it sees. Put up by the shim; see enclosure.py for how.
 
 An engine sees, at the paths they have outside: the system's programs and libraries, its own
-environment and the model (to read), the folder of its socket, a home and a scratch folder (to
-write), and the devices of its GPUs. Of an operator's own launch command also what that command
-names, and the folder that the supervisor was started in.
+environment, its models and the folder of its adapters (to read), the folder of its socket, a home
+and a scratch folder (to write), and the devices of its GPUs. Of an operator's own launch command
+also what that command names, and the folder that the supervisor was started in.
 """
 
 import json
@@ -47,7 +47,8 @@ class Resident(msgspec.Struct, kw_only=True, frozen=True):
     folder: Path  # the shim's, which the engine does not see
     writable: tuple[Path, ...]  # its socket's folder, home and scratch, which are ours alone now
     home: Path
-    model: Path | None
+    models: tuple[Path, ...]  # that it reads
+    readable: tuple[Path, ...] = ()  # what comes into these later is seen within, too
     command: list[str]
     own_command: str = ""  # as the operator has written it
     gpu_indices: tuple[int, ...] = ()
@@ -71,7 +72,7 @@ def possible(env: Environment) -> Walls:
         home.mkdir()
         program = shutil.which("true") or sys.executable
         resident = Resident(
-            folder=folder, writable=(home,), home=home, model=None, command=[program]
+            folder=folder, writable=(home,), home=home, models=(), command=[program]
         )
         try:
             put_up(resident, env, Limits(None))
@@ -153,9 +154,13 @@ def _known(users: range) -> bool:
 
 def _make_readable(resident: Resident, env: Environment) -> None:
     """For the engine's user. What we have downloaded is ours to open, anything else is not."""
-    model = resident.model
     ours = (env.home / "models").resolve()
-    for path in [model, *model.iterdir()] if model else []:
+    read = [
+        (model, path)
+        for model in resident.models
+        for path in (model, *model.iterdir(), *model.glob("*/*.gguf"))
+    ]
+    for model, path in read:
         mode, needed = path.stat().st_mode, 0o005 if path.is_dir() else 0o004
         if mode & needed == needed:
             continue
@@ -183,9 +188,9 @@ def _view(resident: Resident, env: Environment) -> dict[str, object]:
     if resident.own_command:
         outside += _named(resident.own_command)
         outside.append(Path(_working_folder(resident)))
-    own = [*programs(resident.command), *([resident.model] if resident.model else [])]
-    if resident.model:
-        own += _linked(resident.model, env)
+    own = [*programs(resident.command), *resident.models, *resident.readable]
+    for model in resident.models:
+        own += _linked(model, env)
     links: dict[str, str] = {}
     shown = _real(outside, links)
     hidden = [str(path.resolve()) for path in (env.home, env.run_dir)]

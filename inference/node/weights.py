@@ -1,23 +1,28 @@
 """Which weights may be served: safetensors or a chosen GGUF, JSON and tokenizer files, no code.
 
-A pickle runs code when it is read, and `auto_map` asks the engine to run the repository's own. Both
-are refused here, before an engine sees the folder, and no engine is ever told to trust them.
+A pickle runs code when it is read, `auto_map` asks the engine to run the repository's own, and
+`speculators_config` to load another model in this one's place. All are refused here, before an
+engine sees the folder, and no engine is ever told to trust them.
 
 `model_file` names the GGUF where an engine reads one; empty, the weights are all the safetensors.
+`adapter_model.safetensors` for it means a LoRA adapter: that file, its configuration, and no other.
 """
 
 import fnmatch
 import glob
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from inference.engines import lora
 from inference.provisioners.base import Reason
 
 BESIDE = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 ALLOWED = ("*.safetensors", *BESIDE)
 CONFIGS = ("config.json", "tokenizer_config.json", "processor_config.json")
+LONGEST_HEADER = 100_000_000  # bytes; the safetensors library's own limit
 INDEX = "model.safetensors.index.json"
 
 
@@ -35,6 +40,8 @@ def allowed(name: str, model_file: str = "") -> bool:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
         return False
+    if model_file == lora.WEIGHTS:
+        return name in lora.FILES
     beside = any(fnmatch.fnmatchcase(name, pattern) for pattern in BESIDE)
     return beside or is_weights(name, model_file)
 
@@ -52,6 +59,9 @@ def _series(model_file: str) -> str:
 def check_names(names: Iterable[str], model_file: str = "") -> None:
     """Raises WeightsProblem unless there are weights without code among these files."""
     names = list(names)
+    if model_file == lora.WEIGHTS:
+        _check_adapter_names(names)
+        return
     if model_file:
         _check_model_file(names, model_file)
         return
@@ -64,6 +74,14 @@ def check_names(names: Iterable[str], model_file: str = "") -> None:
             Reason.BAD_ARGUMENTS,
             "The weights are not in safetensors format. Other formats can hide code and are "
             "refused.",
+        )
+
+
+def _check_adapter_names(names: list[str]) -> None:
+    if missing := sorted(lora.FILES.difference(names)):
+        raise WeightsProblem(
+            Reason.BAD_ARGUMENTS,
+            f"There is no {missing[0]}: this is not a LoRA adapter that can be loaded.",
         )
 
 
@@ -83,14 +101,75 @@ def _check_model_file(names: list[str], model_file: str) -> None:
         )
 
 
+def configs(model_file: str = "") -> tuple[str, ...]:
+    """The names of the files that could ask for code."""
+    return (lora.CONFIG,) if model_file == lora.WEIGHTS else CONFIGS
+
+
 def check_config(name: str, text: str) -> None:
-    """Raises WeightsProblem when this configuration asks for the repository's own code."""
+    """Raises WeightsProblem when this configuration asks for the repository's own code, or for
+    another model."""
     config = _parsed(name, text)
+    if name == lora.CONFIG:
+        _check_adapter(config)
     if isinstance(config, dict) and config.get("auto_map"):
         raise WeightsProblem(
             Reason.BAD_ARGUMENTS,
             "The model wants to run code of its own (auto_map), which is refused here.",
         )
+    if isinstance(config, dict) and name == "config.json" and names_another(config):
+        raise WeightsProblem(
+            Reason.BAD_ARGUMENTS,
+            "The model names another one to load in its place (speculators_config), which is "
+            "refused here.",
+        )
+
+
+def names_another(config: Mapping[str, Any]) -> bool:
+    """Whether vLLM would load another model, which nobody has looked at, from wherever this
+    config.json says (its `maybe_override_with_speculators`)."""
+    return config.get("speculators_config") is not None
+
+
+def _check_adapter(config: object, max_rank: int = max(lora.RANKS)) -> None:
+    try:
+        lora.adapter_from(config if isinstance(config, dict) else {}, lora.FILES, max_rank)
+    except lora.BadAdapter as problem:
+        raise WeightsProblem(Reason.BAD_ARGUMENTS, str(problem)) from problem
+
+
+def check_adapter(folder: Path, max_rank: int, model: Path) -> None:
+    """Whether the adapter in this folder may go onto the model in that one. Raises
+    WeightsProblem."""
+    check_folder(folder, lora.WEIGHTS)
+    _check_adapter(_parsed(lora.CONFIG, _text(folder / lora.CONFIG)), max_rank)
+    if not (model / "config.json").is_file():
+        return
+    base = _parsed("config.json", _text(model / "config.json"))
+    try:
+        shapes = tensor_shapes(folder / lora.WEIGHTS)
+        lora.check_base(shapes, base if isinstance(base, dict) else {})
+    except lora.BadAdapter as problem:
+        raise WeightsProblem(Reason.BAD_ARGUMENTS, str(problem)) from problem
+
+
+def tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """By name, as a safetensors file's header has them: 8 bytes little-endian length, then JSON.
+    Raises WeightsProblem."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= LONGEST_HEADER else b""
+    try:
+        header = json.loads(text)
+        return {
+            name: [int(side) for side in tensor["shape"]]
+            for name, tensor in header.items()
+            if name != "__metadata__"
+        }
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise WeightsProblem(
+            Reason.BAD_ARGUMENTS, f"{path.name} is damaged, or is no safetensors file."
+        ) from error
 
 
 def _parsed(name: str, text: str) -> object:
@@ -106,7 +185,7 @@ def check_folder(folder: Path, model_file: str = "") -> int:
         raise WeightsProblem(Reason.BAD_ARGUMENTS, f"There is no folder {folder} on this machine.")
     names = _names(folder, model_file)
     check_names(names, model_file)
-    for name in CONFIGS:
+    for name in configs(model_file):
         if name in names:
             check_config(name, _text(folder / name))
     if not model_file and INDEX in names:

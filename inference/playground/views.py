@@ -10,9 +10,17 @@ from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
 from inference.engines import ENGINES
 from inference.lifecycle import InstanceState
-from inference.models import Instance, Route
+from inference.models import Adapter, Instance, Route
 
 CHAT = "/v1/chat/completions"  # an engine that embeds does not answer
+
+
+def _adapters_of(names: list[str], organization: Organization) -> list[str]:
+    """The adapters of these instances that answer, or will when their instance has woken."""
+    theirs = Adapter.objects.for_organization(organization).filter(removed_at=None)
+    useless = [Adapter.State.FAILED, Adapter.State.REMOVING]
+    usable = theirs.filter(instance__name__in=names, instance__deleted_at=None)
+    return list(usable.exclude(state__in=useless).values_list("name", flat=True))
 
 
 def _routes_to(names: list[str], organization: Organization) -> list[str]:
@@ -40,6 +48,7 @@ def playground(request: TenantRequest) -> HttpResponse:
         for instance in alive.filter(usable).order_by("name")
         if CHAT in ENGINES[instance.engine].endpoints(instance.settings)
     ]
+    names += _adapters_of(names, request.organization)
     names += _routes_to(names, request.organization)
     wanted = request.GET.get("model")
     context = {

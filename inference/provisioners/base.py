@@ -12,6 +12,7 @@ Errors, drawn by what the caller can do:
     └── Unavailable    the place cannot be reached: nothing is known, so nothing may be re-created
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -58,6 +59,15 @@ class Unavailable(ProvisionerError):
     retryable = True
 
 
+class Draft(msgspec.Struct, kw_only=True, frozen=True):
+    """A second model, which guesses what the first one then checks; the fields are as a Spec's."""
+
+    source: str
+    model_id: str
+    revision: str
+    path: str = ""
+
+
 class Spec(msgspec.Struct, kw_only=True, frozen=True):
     """One replica: what should run. Never changes for a given `replica_id`."""
 
@@ -70,6 +80,7 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
     model_revision: str  # the commit hash for "hub"
     model_path: str = ""  # the folder, for "bundled" and "local"
     model_file: str = ""  # the chosen .gguf in it; empty: all its safetensors
+    draft: Draft | None = None
     served_model_name: str
     settings: dict[str, bool | int | float | str] = {}
     gpu_count: int = 0
@@ -77,6 +88,34 @@ class Spec(msgspec.Struct, kw_only=True, frozen=True):
 
     def __repr__(self) -> str:  # the token must not reach a traceback or a log
         return f"Spec({self.replica_id!r}, {self.engine!r}, {self.model_id!r})"
+
+
+class AdapterSpec(msgspec.Struct, kw_only=True, frozen=True):
+    """A LoRA adapter that a replica should have. Never changes for a given `adapter_id`."""
+
+    adapter_id: str
+    name: str  # what the engine serves it by
+    source: str  # "local" | "hub"
+    model_id: str
+    model_revision: str  # the commit hash for "hub"
+    path: str = ""  # the folder, for "local"
+    hub_token: str = ""  # kept in memory only, handed on by environment
+
+    def __repr__(self) -> str:  # the token must not reach a traceback or a log
+        return f"AdapterSpec({self.adapter_id!r}, {self.name!r}, {self.model_id!r})"
+
+
+class AdapterPhase(StrEnum):
+    LOADING = "loading"  # being fetched, or waiting for the engine
+    LOADED = "loaded"  # the engine serves it by its name
+    FAILED = "failed"  # not tried again by itself
+    UNLOADING = "unloading"  # not wanted any more, and still there
+
+
+class AdapterSeen(msgspec.Struct, kw_only=True, frozen=True):
+    adapter_id: str
+    phase: AdapterPhase
+    message: str = ""  # a sentence for people
 
 
 class Handle(msgspec.Struct, kw_only=True, frozen=True):
@@ -169,6 +208,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     probe: ProbeUsage | None = None
     engine_version: str = ""
     context_length: int | None = None  # tokens, as the engine serves it
+    chats: bool | None = None  # whether the model has a chat template; None: it does not say
     node: str = ""  # the machine's name
     gpu_type: str = ""
     gpu_indices: list[int] = []
@@ -181,6 +221,7 @@ class Observed(msgspec.Struct, kw_only=True, frozen=True):
     # ready, or its engine does not say.
     idle_since: datetime | None = None
     can_sleep: bool = False  # `sleep` would free its GPUs and keep it at hand
+    adapters: list[AdapterSeen] = []  # that it has, is to have, or has not got rid of
 
 
 class Sight(msgspec.Struct, frozen=True):
@@ -280,8 +321,15 @@ class Provisioner(Protocol):
         the tails of logs, which would make it long."""
         ...
 
+    def adapters(self, handle: Handle, wanted: Sequence[AdapterSpec]) -> None:
+        """See to it that the replica gets these LoRA adapters and no others, now or once it is
+        ready. What becomes of each is observed; none of them can harm the replica. One that has
+        failed stays so, until it is not wanted and then wanted again."""
+        ...
+
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
-        """Begin to end it: a polite signal, after `grace` seconds the last one. Keeps the logs."""
+        """Begin to end it, once it has answered what it is answering: a polite signal, and within
+        `grace` seconds the last one. Asked again, the shorter grace holds. Keeps the logs."""
         ...
 
     def sleep(self, handle: Handle) -> bool:

@@ -2,7 +2,8 @@
 
 It keeps the contract of `base` and moves one step further each time it is looked at, so that a
 caller sees every phase without waiting. What a real place suffers can be done to it: `crash`,
-`silence`, `unreachable`, `gpus`; `compute`, `work` and `rest` are what its tenants do.
+`silence`, `unreachable`, `gpus`, `spoil`; `compute`, `work` and `rest` are what its tenants do,
+`measured` is what its engines say of their memory.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,11 @@ from datetime import UTC, datetime
 from msgspec.structs import replace
 
 from inference.lifecycle import Stage
+from inference.measured import Measured
 from inference.provisioners.base import (
+    AdapterPhase,
+    AdapterSeen,
+    AdapterSpec,
     Event,
     Figures,
     Gpu,
@@ -57,7 +62,9 @@ class _Replica:
     idle_since: datetime | None = None
     figures: Figures = Figures(process="fake")
     gpu_indices: list[int] = field(default_factory=list)
+    chats: bool = True
     silent: bool = False
+    adapters: dict[str, AdapterSeen] = field(default_factory=dict)  # by id
 
 
 class FakeProvisioner:
@@ -67,7 +74,9 @@ class FakeProvisioner:
         self.gpus = gpus
         self.address = address
         self.unreachable = False
+        self.measured: Measured | None = None
         self.replicas: dict[str, _Replica] = {}
+        self.spoiled: dict[str, str] = {}  # names of adapters that cannot be loaded, and why
 
     # The contract
 
@@ -118,6 +127,17 @@ class FakeProvisioner:
         self._reach()
         handles = [_handle(replica.spec) for replica in self.replicas.values()]
         return [Sight(handle, replace(self.observe(handle), log_tail=[])) for handle in handles]
+
+    def adapters(self, handle: Handle, wanted: Sequence[AdapterSpec]) -> None:
+        self._reach()
+        replica = self.replicas.get(handle.replica_id)
+        if replica is None:
+            return
+        for spec in wanted:
+            replica.adapters.setdefault(spec.adapter_id, self._begun(replica, spec))
+        for id in replica.adapters.keys() - {spec.adapter_id for spec in wanted}:
+            gone = AdapterSeen(adapter_id=id, phase=AdapterPhase.UNLOADING)
+            replica.adapters[id] = gone
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._reach()
@@ -181,6 +201,10 @@ class FakeProvisioner:
         """Let it be up and not answer, or answer again."""
         self.replicas[replica_id].silent = not over
 
+    def spoil(self, name: str, why: str) -> None:
+        """Let an adapter of this name fail wherever it is to be loaded."""
+        self.spoiled[name] = why
+
     def compute(self, replica_id: str, figures: Figures) -> None:
         """It has requests, and counts them so."""
         self.replicas[replica_id].figures = figures
@@ -201,6 +225,13 @@ class FakeProvisioner:
     def _reach(self) -> None:
         if self.unreachable:
             raise Unavailable("The fake place cannot be reached.")
+
+    def _begun(self, replica: _Replica, spec: AdapterSpec) -> AdapterSeen:
+        why = self.spoiled.get(spec.name, "")
+        if not replica.spec.settings.get("enable_lora"):
+            why = "The instance was started without room for adapters."
+        phase = AdapterPhase.FAILED if why else AdapterPhase.LOADING
+        return AdapterSeen(adapter_id=spec.adapter_id, phase=phase, message=why)
 
     def _holders(self) -> dict[int, str]:
         """Of each GPU the replica that has it; empty: free."""
@@ -234,15 +265,18 @@ class FakeProvisioner:
             probe=ProbeUsage(6, 2) if up else None,
             engine_version="0.0-fake" if up else "",
             context_length=2048 if up else None,
+            chats=replica.chats if up else None,
             node="fake",
             gpu_type=GPU_TYPE if replica.gpu_indices else "",
             gpu_indices=replica.gpu_indices,
+            measured=self.measured if up else None,
             idle_since=replica.idle_since if up else None,
             started_at=replica.started_at,
             ready_at=replica.started_at if up else None,
             ended_at=replica.ended_at,
             figures=replica.figures if up else None,
             can_sleep=up and bool(replica.gpu_indices),
+            adapters=[] if replica.phase is Phase.EXITED else [*replica.adapters.values()],
         )
 
     def _advance(self, replica_id: str, replica: _Replica) -> None:
@@ -257,6 +291,15 @@ class FakeProvisioner:
             if replica.step + 1 < len(_WAY_UP):
                 replica.step += 1
                 replica.idle_since = datetime.now(UTC)
+            _advance_adapters(replica)
+
+
+def _advance_adapters(replica: _Replica) -> None:
+    for id, seen in list(replica.adapters.items()):
+        if seen.phase is AdapterPhase.UNLOADING:
+            del replica.adapters[id]
+        elif seen.phase is AdapterPhase.LOADING and replica.phase is Phase.READY:
+            replica.adapters[id] = replace(seen, phase=AdapterPhase.LOADED)
 
 
 def _note(replica: _Replica, reason: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """This machine: a client of the supervisor's private socket. It holds no state."""
 
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ import msgspec
 
 from inference.node.rpc import Request, Response, error_of
 from inference.provisioners.base import (
+    AdapterSpec,
     Event,
     Handle,
     Health,
@@ -44,6 +46,9 @@ class LocalProvisioner:
 
     def observe_all(self) -> list[Sight]:
         return self._call("observe_all", list[Sight])
+
+    def adapters(self, handle: Handle, wanted: Sequence[AdapterSpec]) -> None:
+        self._call("adapters", None, replica_id=handle.replica_id, wanted=wanted)
 
     def stop(self, handle: Handle, grace: float = 30.0) -> None:
         self._call("stop", None, replica_id=handle.replica_id, grace=grace)

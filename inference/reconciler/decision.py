@@ -6,8 +6,8 @@ Three kinds of failed start, told apart by what a further one could bring:
 - nobody's fault (`BLAMELESS`) or the circumstances' (`CIRCUMSTANCES`): tried again without end;
 - anything else: tried again with growing pauses, given up after `ATTEMPTS`.
 
-An engine that has once been ready is not counted as a failed start when it crashes: it comes back,
-however often; the time that its own start takes is the brake.
+An engine that has been ready comes back at once when it dies, however often, as long as it serves
+for a while in between; one that dies again and again is a failed start too (`crashes`).
 
 Another generation comes in beside the one that serves, a replica at a time; an old one ends when a
 new one is ready. A new one that cannot start leaves the old ones serving (`rollout_*` says why).
@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage
 from inference.provisioners.base import Phase, Reason
+from inference.reconciler import crashes
 from inference.reconciler.steps import (
     APPROVAL,
     REFUSED,
@@ -50,6 +51,7 @@ LONGEST_BACKOFF = 60.0
 NO_ROOM_RETRY = (
     5.0  # seconds until a place that was full is asked again: that costs next to nothing
 )
+HASTE = 30.0  # seconds for the answers under way where somebody waits for the end
 CIRCUMSTANCES_RETRY = 30.0  # seconds until what needs a whole start to find out is tried again
 
 HOPELESS = frozenset({Reason.BAD_ARGUMENTS, Reason.OUT_OF_MEMORY, Reason.QUOTA_EXCEEDED})
@@ -121,14 +123,14 @@ def _towards_rest(view: View, replica: ReplicaView) -> list[Action]:
             return []
         if replica.observed is not None and replica.observed.can_sleep:
             return [Rest(replica.id)]
-    return _towards_the_end(replica)
+    return _towards_the_end(replica, hasty=view.desired != Desired.ASLEEP)
 
 
-def _towards_the_end(replica: ReplicaView) -> list[Action]:
+def _towards_the_end(replica: ReplicaView, *, hasty: bool) -> list[Action]:
     if replica.phase in {Phase.EXITED, Phase.GONE}:
         reason = Reason.PREEMPTED if replica.evicted else Reason.CANCELLED
         return [_end(replica, reason, "")]
-    return [Stop(replica.id)]
+    return [Stop(replica.id, HASTE) if hasty else Stop(replica.id)]
 
 
 # ------------------------------------------------------------------------------- towards serving
@@ -142,6 +144,7 @@ class _Failure:
     message: str = ""
     attempts: int | None = None
     retry_at: datetime | None = None
+    at_once: bool = False  # the next one need not wait for another look
 
 
 def _towards_serving(view: View) -> list[Action]:
@@ -153,7 +156,7 @@ def _towards_serving(view: View) -> list[Action]:
     for replica in view.replicas:
         mine = replica.generation == view.generation and replica.index < view.wanted
         if replica.evicted or replica.stopping or not (mine or replica in kept):
-            actions += _towards_the_end(replica)
+            actions += _towards_the_end(replica, hasty=view.at_once)
             if replica.phase not in {Phase.EXITED, Phase.GONE}:
                 ending.append(replica)
             continue
@@ -169,8 +172,9 @@ def _towards_serving(view: View) -> list[Action]:
         replaced = view.at_once or bool(view.rollout_reason)
         if view.restorable and replaced and not kept and not current:
             return [*actions, Restore()]
-    if not failure.reason:
+    if not failure.reason or failure.at_once:
         actions += _created(view, current, kept, ending)
+    if not failure.reason:
         actions += _rest(view, current, kept)
     return [*actions, *_shown(view, current, kept, failure, attempts)]
 
@@ -227,19 +231,32 @@ def _failed(
     end = _end(replica, reason, message)
     if replica.generation != view.generation:
         return [end]  # an old one; what is wanted is on its way or left to a person already
-    failure.reason, failure.message = reason, message
-    if reason in BLAMELESS:
+    if reason not in BLAMELESS | CIRCUMSTANCES:
+        _count(view, replica, reason, message, failure)
         return [end]
+    failure.reason, failure.message = reason, message
     if reason in CIRCUMSTANCES:
         failure.retry_at = view.now + timedelta(seconds=CIRCUMSTANCES_RETRY)
-        return [end]
-    attempts = 1 if replica.has_been_ready else view.attempts + 1
-    if not replica.has_been_ready and reason in HOPELESS:
-        attempts = ATTEMPTS
-    failure.attempts = attempts
-    if attempts < ATTEMPTS:
-        failure.retry_at = view.now + timedelta(seconds=backoff(attempts))
     return [end]
+
+
+def _count(
+    view: View, replica: ReplicaView, reason: Reason, message: str, failure: _Failure
+) -> None:
+    """What it makes of the attempts; of several at one look, the one that leaves most hope."""
+    attempts = ATTEMPTS if reason in HOPELESS else view.attempts + 1
+    if replica.has_been_ready:
+        died = crashes.deaths(replica.died, view.now, view.start_seconds)
+        attempts = crashes.attempts(len(died))
+        if attempts >= ATTEMPTS:
+            message = crashes.sentence(died, message)
+    if failure.attempts is not None and failure.attempts < attempts:
+        return
+    failure.reason, failure.message, failure.attempts = reason, message, attempts
+    failure.at_once = attempts == 0
+    failure.retry_at = None
+    if 0 < attempts < ATTEMPTS:
+        failure.retry_at = view.now + timedelta(seconds=backoff(attempts))
 
 
 def _created(
@@ -266,7 +283,10 @@ def _created(
 
 
 def _rest(view: View, current: list[ReplicaView], kept: list[ReplicaView]) -> list[Action]:
-    """Sleep, where everything has been idle for long enough."""
+    """Sleep, where everything has been idle for long enough, or the schedule's hour has come: what
+    was woken since then may stay until it is idle."""
+    if view.replicas and all(_before(replica, view.night_since) for replica in view.replicas):
+        return [FallAsleep(by_schedule=True)]
     if view.sleep_after is None or kept or len(current) < view.wanted:
         return []
     since = [replica.observed.idle_since for replica in current if replica.observed]
@@ -275,6 +295,12 @@ def _rest(view: View, current: list[ReplicaView], kept: list[ReplicaView]) -> li
     if all(at is not None and view.now - at >= view.sleep_after for at in since):
         return [FallAsleep(by_schedule=view.night)]
     return []
+
+
+def _before(replica: ReplicaView, night_since: datetime | None) -> bool:
+    """Whether it is from the day before."""
+    began = replica.began_at
+    return night_since is not None and began is not None and began < night_since
 
 
 # ------------------------------------------------------------------------------ what people see

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from inference.reconciler.rounds import Reconciler
 
 BUSY_ROUND = 1.0  # seconds between rounds while something is on its way
 QUIET_ROUND = 5.0
+WATCH = 0.5  # seconds between glances at the place in between
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ def run(stop: threading.Event, place: Provisioner | None = None) -> None:
     """Reconcile until asked to stop: at once when a person wants something, else by the clock."""
     reconciler = Reconciler(place or provisioner())
     with contextlib.closing(_Bell(settings.ENV.database)) as bell:
-        about: set[UUID] = set()
+        about: Collection[UUID] = ()
         busy, due = True, 0.0  # monotonic seconds; then the whole is looked at again
         while not stop.is_set():
             whole = time.monotonic() >= due
@@ -39,9 +41,22 @@ def run(stop: threading.Event, place: Provisioner | None = None) -> None:
             busy = moves if whole else busy or moves
             next_due = time.monotonic() + (BUSY_ROUND if busy else QUIET_ROUND)
             due = next_due if whole else min(due, next_due)
-            about = bell.wait(due, stop)
+            about = _news(bell, reconciler, due, stop)
             if not about:
                 due = 0.0
+
+
+def _news(
+    bell: "_Bell", reconciler: Reconciler, due: float, stop: threading.Event
+) -> Collection[UUID]:
+    """The instances that somebody wants something of; none where all are to be looked at."""
+    while not stop.is_set() and (now := time.monotonic()) < due:
+        called = bell.wait(min(due, now + WATCH), stop)
+        if called is not None:
+            return called
+        if reconciler.stirs():
+            break
+    return ()
 
 
 class _Bell:
@@ -53,8 +68,8 @@ class _Bell:
         self._database = database
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
 
-    def wait(self, due: float, stop: threading.Event) -> set[UUID]:
-        """The instances that somebody wants something of; none where all are to be looked at."""
+    def wait(self, due: float, stop: threading.Event) -> set[UUID] | None:
+        """Whom it rings for; nobody means all. None where it does not ring until then."""
         while not stop.is_set() and (left := due - time.monotonic()) > 0:
             try:
                 heard = self._listening().notifies(timeout=min(left, self.SLICE), stop_after=1)
@@ -65,7 +80,7 @@ class _Bell:
                 continue
             if called:
                 return {UUID(id_) for id_ in called if id_}
-        return set()
+        return None
 
     def close(self) -> None:
         if self._connection is not None:

@@ -18,7 +18,7 @@ from django.utils import timezone
 from inference import samples
 from inference.hub import HubError
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage
-from inference.models import Instance, Node, Replica, ScheduleEntry
+from inference.models import Adapter, Instance, Node, Replica, ScheduleEntry
 from inference.provisioners.base import (
     Health,
     Observed,
@@ -30,10 +30,11 @@ from inference.provisioners.base import (
     Sight,
     Unavailable,
 )
-from inference.reconciler import writes
-from inference.reconciler.decision import NO_ROOM_RETRY, decide
+from inference.reconciler import crashes, writes
+from inference.reconciler.adapters import keep
+from inference.reconciler.decision import BLAMELESS, CIRCUMSTANCES, NO_ROOM_RETRY, decide
 from inference.reconciler.place import handle_of, spec_of
-from inference.reconciler.schedule import wanted_replicas
+from inference.reconciler.schedule import none_since, wanted_replicas
 from inference.reconciler.steps import (
     Action,
     Bury,
@@ -59,7 +60,7 @@ from inference.reconciler.steps import (
 ASK_AGAIN = 2.0  # seconds until a place that could not answer just now is asked again
 SWEEP = 60.0  # seconds until what a place keeps is looked through again, where nothing changed
 LAST_WORDS = 64 * 1024  # bytes of a failed start's log that are kept
-NIGHT_IDLE = timedelta(minutes=15)  # without a request, before the schedule puts it to sleep
+NIGHT_IDLE = timedelta(minutes=15)  # without a request, before what was woken at night sleeps again
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class _Look:
     ghosts: dict[UUID, list[Sight]] = field(default_factory=dict)  # by instance; books: gone
     replicas: dict[UUID, list[Replica]] = field(default_factory=dict)  # by instance, not gone
     entries: dict[UUID, list[ScheduleEntry]] = field(default_factory=dict)  # by instance
+    adapters: dict[UUID, list[Adapter]] = field(default_factory=dict)  # by instance
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -96,6 +98,14 @@ class Reconciler:
         self.provisioner = provisioner
         self._accounted_for: frozenset[UUID] = frozenset()  # saves queries, decides nothing
         self._sweep_due = 0.0
+        self._phases: dict[str, Phase] = {}  # at the last look, by replica
+
+    def stirs(self) -> bool:
+        """Whether an engine has died, or moved otherwise, since the last round. Costs no query."""
+        try:
+            return _phases(self.provisioner.observe_all()) != self._phases
+        except Unavailable:
+            return False
 
     def round(self, only: Collection[UUID] = ()) -> bool:
         """Look at every instance once, or only at these; whether anything is on its way."""
@@ -121,12 +131,14 @@ class Reconciler:
 
     def _look(self) -> _Look:
         look = _Look(nodes=list(Node.objects.all()))
-        living, entries = defaultdict(list), defaultdict(list)
+        living, entries, adapters = defaultdict(list), defaultdict(list), defaultdict(list)
         for replica in Replica.objects.exclude(state=Replica.State.GONE).order_by("id"):
             living[replica.instance_id].append(replica)
         for entry in ScheduleEntry.objects.order_by("id"):
             entries[entry.instance_id].append(entry)
-        look.replicas, look.entries = dict(living), dict(entries)
+        for adapter in Adapter.objects.filter(removed_at=None):
+            adapters[adapter.instance_id].append(adapter)
+        look.replicas, look.entries, look.adapters = dict(living), dict(entries), dict(adapters)
         try:
             look.health = self.provisioner.check()
             # After the rows: what had been asked for by then is shown, or the place has lost it.
@@ -134,6 +146,7 @@ class Reconciler:
         except Unavailable:
             look.reached = False
             return look
+        self._phases = _phases(sights)
         look.sights = {sight.handle.replica_id: sight for sight in sights}
         known = {str(replica.id) for replicas in living.values() for replica in replicas}
         ghosts = defaultdict(list)
@@ -153,6 +166,10 @@ class Reconciler:
         """One look, one decision; whether the instance is still on its way."""
         replicas = {str(r.id): r for r in look.replicas.get(instance.id, ())}
         for id_, replica in replicas.items():
+            if replica.handle is None and id_ in look.sights:
+                # Whoever asked for it was killed before the answer was kept. Were it lost later,
+                # it would be taken for one that was never there, and started a second time.
+                writes.accept(replica, look.sights[id_].handle)
             samples.take(replica, _seen(look, id_), timezone.now())
         view = _view(instance, look)
         actions = decide(view)
@@ -166,7 +183,15 @@ class Reconciler:
             for action in actions:  # no transaction may wait for the provisioner
                 if _is_outside(action):
                     self._ask(action, instance, replicas, look)
+            adapting = look.reached and keep(
+                self.provisioner,
+                instance,
+                look.adapters.get(instance.id, []),
+                [(r, look.sights[id_]) for id_, r in replicas.items() if id_ in look.sights],
+            )
         except writes.Overtaken:
+            return True
+        if adapting:
             return True
         rolling = any(r.generation != instance.generation for r in replicas.values())
         fewer = len(replicas) < view.wanted and not view.given_up
@@ -224,10 +249,10 @@ class Reconciler:
                 self._ensure(instance, replica, replicas)
             case Ensure(id_):
                 self._ensure(instance, replicas[id_], replicas)
-            case Stop(id_):
+            case Stop(id_, grace):
                 writes.stopping(replicas[id_])  # first, so that the gateway sends nothing more
                 with contextlib.suppress(Unavailable):
-                    self.provisioner.stop(handle_of(replicas[id_]))
+                    self.provisioner.stop(handle_of(replicas[id_]), grace)
             case Rest(id_):
                 self._rest(replicas[id_])
             case Rouse(id_):
@@ -347,6 +372,10 @@ def _rested(look: _Look) -> list[Replica]:
     return changed
 
 
+def _phases(sights: "Iterable[Sight]") -> dict[str, Phase]:
+    return {sight.handle.replica_id: sight.observed.phase for sight in sights}
+
+
 def _is_outside(action: Action) -> bool:
     """Whether it asks something of the provisioner."""
     return isinstance(action, Create | Ensure | Stop | Rest | Rouse | Remove)
@@ -365,7 +394,7 @@ def _view(instance: Instance, look: _Look) -> View:
     now = timezone.now()
     entries = look.entries.get(instance.id, [])
     wanted = wanted_replicas(instance.replica_count, entries, now) if entries else None
-    night = wanted == 0
+    night_since = none_since(entries, now) if wanted == 0 else None
     return View(
         desired=Desired(instance.desired),
         generation=instance.generation,
@@ -375,6 +404,7 @@ def _view(instance: Instance, look: _Look) -> View:
         rollout_reason=instance.rollout_reason,
         attempts=instance.attempts,
         retry_at=instance.retry_at,
+        start_seconds=instance.typical_start_seconds,
         now=now,
         wanted=wanted or instance.replica_count,
         replicas=tuple(_view_of(r, look) for r in look.replicas.get(instance.id, ())),
@@ -387,8 +417,8 @@ def _view(instance: Instance, look: _Look) -> View:
         approval=instance.approval,
         at_once=instance.replaces_at_once,
         restorable=_is_restorable(instance),
-        sleep_after=_sleep_after(instance, night),
-        night=night,
+        sleep_after=_sleep_after(instance, night=wanted == 0),
+        night_since=night_since,
         sleeps_by_schedule=instance.sleeps_by_schedule,
     )
 
@@ -400,7 +430,7 @@ def _is_restorable(instance: Instance) -> bool:
     return replaced and in_trouble and instance.revision > 1 and instance.has_better_revision
 
 
-def _sleep_after(instance: Instance, night: bool) -> timedelta | None:
+def _sleep_after(instance: Instance, *, night: bool) -> timedelta | None:
     minutes = instance.sleep_after_minutes
     if minutes is None:
         return NIGHT_IDLE if night else None
@@ -420,5 +450,20 @@ def _view_of(replica: Replica, look: _Look) -> ReplicaView:
         asleep=replica.state == Replica.State.ASLEEP,
         evicted=bool(replica.node) and replica.node in look.draining,
         address=replica.address,
+        began_at=replica.created_at,
+        died=_died_before(replica, look),
         observed=_seen(look, str(replica.id)),
     )
+
+
+def _died_before(replica: Replica, look: _Look) -> tuple[datetime, ...]:
+    """When those of its generation did that served in its place; asked only where it is dead."""
+    observed = _seen(look, str(replica.id))
+    if replica.ready_at is None or observed is None or observed.phase != Phase.EXITED:
+        return ()
+    served = Replica.objects.filter(
+        instance=replica.instance_id, generation=replica.generation, index=replica.index
+    ).exclude(ready_at=None)
+    dead = served.filter(state=Replica.State.GONE).exclude(end_reason__in=BLAMELESS | CIRCUMSTANCES)
+    ends = dead.order_by("-ended_at").values_list("ended_at", flat=True)[: crashes.MOST]
+    return tuple(at for at in ends if at is not None)

@@ -1,9 +1,12 @@
 """How many replicas are wanted at an hour. PURE."""
 
-from collections.abc import Iterable
-from datetime import datetime, time, timedelta
+from collections.abc import Collection, Iterable, Iterator
+from datetime import UTC, datetime, time, timedelta
 from typing import Protocol
 from zoneinfo import ZoneInfo
+
+WEEK = timedelta(days=7)
+MOMENT = timedelta.resolution
 
 
 class Entry(Protocol):
@@ -22,6 +25,28 @@ def wanted_replicas(usual: int, entries: Iterable[Entry], now: datetime) -> int:
         if holds(entry, now):
             usual = entry.replica_count
     return usual
+
+
+def none_since(entries: Collection[Entry], now: datetime) -> datetime | None:
+    """Since when these want no replica; None where they want some. Not longer than a week: what
+    has always been so has no beginning."""
+    if wanted_replicas(1, entries, now) > 0:
+        return None
+    turns = {at for entry in entries for at in _turns(entry, now)}
+    some_before = (at for at in turns if wanted_replicas(1, entries, at - MOMENT) > 0)
+    return max(some_before, default=now - WEEK)
+
+
+def _turns(entry: Entry, now: datetime) -> Iterator[datetime]:
+    """When it began or ended to hold in the last week. Not to the minute where a clock that is put
+    forward skips that minute."""
+    zone = ZoneInfo(entry.time_zone)
+    today = now.astimezone(zone).date()
+    for days in range(WEEK.days + 1):
+        for clock in (entry.starts, entry.ends):
+            at = datetime.combine(today - timedelta(days=days), clock, zone).astimezone(UTC)
+            if now - WEEK < at <= now:
+                yield at
 
 
 def holds(entry: Entry, now: datetime) -> bool:

@@ -30,6 +30,8 @@ class ReplicaView:
     stopping: bool = False
     asleep: bool = False  # it was told to sleep
     evicted: bool = False  # its machine is to be emptied
+    began_at: datetime | None = None  # None: it was made for this look
+    died: tuple[datetime, ...] = ()  # when those before it in its place did, that had been ready
     address: str = ""
     observed: Observed | None = None  # None: there is nothing to observe
 
@@ -54,6 +56,7 @@ class View:
     rollout_reason: str = ""
     attempts: int = 0
     retry_at: datetime | None = None
+    start_seconds: int | None = None  # what a start takes; None: not known yet
     now: datetime
     wanted: int = 1  # replicas
     replicas: tuple[ReplicaView, ...] = ()
@@ -64,8 +67,12 @@ class View:
     at_once: bool = False  # the old generation may end before the new one is ready
     restorable: bool = False  # an earlier revision has been ready, the wanted one never
     sleep_after: timedelta | None = None  # without a request
-    night: bool = False  # the schedule wants no replica now
+    night_since: datetime | None = None  # the schedule wants no replica since then
     sleeps_by_schedule: bool = False
+
+    @property
+    def night(self) -> bool:
+        return self.night_since is not None
 
     @property
     def waits(self) -> bool:
@@ -132,9 +139,11 @@ class Unmark:
 
 @dataclass(frozen=True)
 class Stop:
-    """No more requests to it, then end the engine."""
+    """No more requests to it, then end the engine: within so many seconds, once it has answered
+    those that it has."""
 
     replica: str
+    grace: float = 300.0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ written, `Overtaken` is raised and the next round looks again.
 """
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from statistics import median
 from typing import Any
 
@@ -17,9 +17,10 @@ from django.db.models.functions import Greatest
 from django.utils import timezone
 from django.utils.translation import gettext_noop
 
+from inference import fit_records
 from inference.lifecycle import Desired, InstanceState, transition
-from inference.models import Instance, Replica, ServingInterval
-from inference.provisioners.base import Handle, Observed, Reason
+from inference.models import Adapter, Instance, Replica, ServingInterval
+from inference.provisioners.base import AdapterPhase, Handle, Observed, Reason
 from inference.reconciler.steps import End, GiveUp, Show
 
 UNREACHABLE = gettext_noop(
@@ -75,7 +76,11 @@ def show(instance: Instance, shown: Show, observed: Observed | None = None) -> N
     with transaction.atomic():
         if not _unchanged(instance).update(**changed):
             raise Overtaken
-        if moved:
+        if shown.rollout_reason and "stage" in changed and not shown.stage:
+            # What ran before is ready, the one that was on its way is not.
+            said = shown.rollout_message or instance.rollout_message
+            instance.note("start_failed", said, code=str(shown.rollout_reason))
+        elif moved:
             instance.note(shown.stage or shown.state, shown.message, code=str(shown.reason))
         elif instance.message == UNREACHABLE:
             instance.note("reached", gettext_noop("The machine's supervisor answers again."))
@@ -106,17 +111,20 @@ def mark_ready(instance: Instance, replica: Replica, observed: Observed) -> None
             address=observed.address,
             engine_version=observed.engine_version,
             context_length=observed.context_length,
+            chats=observed.chats,
             node=observed.node,
             gpu_type=observed.gpu_type,
             gpu_indices=observed.gpu_indices,
             probe_prompt_tokens=probe.prompt_tokens if probe else 0,
             probe_completion_tokens=probe.completion_tokens if probe else 0,
+            adapters=loaded(observed),
             ready_at=replica.ready_at or now,
             **said,
         )
         _serve(replica, now)
         if first:
             _remember_start(instance, replica, now)
+            fit_records.keep(instance, replica)
 
 
 def unmark(replica: Replica) -> None:
@@ -167,6 +175,39 @@ def keep_idle(replicas: Collection[Replica]) -> None:
         Replica.objects.bulk_update(replicas, ["idle_since"])
 
 
+def loaded(observed: Observed) -> list[str]:
+    """The ids of the adapters that a replica serves."""
+    return sorted(a.adapter_id for a in observed.adapters if a.phase == AdapterPhase.LOADED)
+
+
+def keep_adapters(replica: Replica, ids: list[str]) -> None:
+    """Which adapters it serves, for the gateway."""
+    if replica.state == State.READY and replica.adapters != ids:
+        _move(replica, State.READY, adapters=ids)
+
+
+def show_adapter(instance: Instance, adapter: Adapter, state: str, message: str) -> None:
+    """Write what people see of it, where that differs. What is on its way out stays so."""
+    if (adapter.state, adapter.message) == (state, message):
+        return
+    first = state == Adapter.State.READY and adapter.ready_at is None
+    now = {"ready_at": timezone.now()} if first else {}
+    same = Adapter.objects.filter(id=adapter.id, state=adapter.state, removed_at=None)
+    with transaction.atomic():
+        if not same.update(state=state, message=message, **now):
+            return
+        if first:
+            ready = gettext_noop("The adapter answers by its name.")
+            instance.note("adapter_ready", ready, about=adapter.name)
+        elif state == Adapter.State.FAILED != adapter.state:
+            instance.note("adapter_failed", message, about=adapter.name)
+
+
+def forget_adapter(adapter: Adapter) -> None:
+    """No engine has it any more: its name is free."""
+    Adapter.objects.filter(id=adapter.id, removed_at=None).update(removed_at=timezone.now())
+
+
 def give_up(instance: Instance, gave_up: GiveUp) -> None:
     """The wanted revision could not start; one that has been ready before has no fault in itself"""
     instance.revisions.filter(number=instance.revision, first_ready_at=None).update(
@@ -184,6 +225,7 @@ def bury(instance: Instance) -> None:
             deleted_at=now, state=stopped, stage="", reason="", message=""
         ):
             raise Overtaken
+        instance.adapters.filter(removed_at=None).update(removed_at=now)
         instance.note("deleted", gettext_noop("The instance is deleted."))
     instance.deleted_at = now
 
@@ -212,10 +254,12 @@ def _serve(replica: Replica, now: datetime) -> None:
 
 
 def _serve_no_more(replica: Replica, at: datetime | None = None) -> None:
-    """Since `at`, as its place tells, or from now on. Clocks of two machines may differ."""
+    """Since `at`, as its place tells, or from now on. Clocks of two machines may differ: what its
+    machine has vouched for, and is billed, it has served."""
     now = timezone.now()
     open_one = ServingInterval.objects.filter(replica=replica, ended_at=None)
-    open_one.update(ended_at=Greatest(F("started_at"), Value(min(at or now, now))))
+    billed = F("started_at") + F("billed_seconds") * Value(timedelta(seconds=1))
+    open_one.update(ended_at=Greatest(billed, Value(min(at or now, now))))
 
 
 def _remember_start(instance: Instance, replica: Replica, now: datetime) -> None:

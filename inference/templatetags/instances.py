@@ -3,7 +3,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext
 
 from inference import words
-from inference.doctor import Diagnosis, Remedy
+from inference.doctor import Diagnosis, Remedy, without_paths
 
 register = template.Library()
 
@@ -30,6 +30,12 @@ def event_title(reason: str) -> Promise | str:
 def translated(message: str) -> str:
     """A sentence that was stored in English, in the reader's language where it is known."""
     return gettext(message) if message else ""
+
+
+@register.filter
+def told(message: str) -> str:
+    """The same for tenants: without where things lie on the machine."""
+    return without_paths(translated(message))
 
 
 @register.filter

@@ -7,19 +7,23 @@ from urllib.parse import urlencode
 from django.http import Http404, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils.translation import get_language
 from django.utils.translation import gettext as _
 from django.views.decorators.vary import vary_on_headers
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog, hub
-from inference.fit import Hardware, Verdict
+from billing.price_list import SHOWN
+from inference import catalog, fit_answers, hub, model_prices, text_size
+from inference.fit import Verdict
+from inference.fit_answers import Answer, House
 from inference.hub import HubError, ModelNotFound
-from inference.model_card import GATES, ModelCard, NotAModelAddress, parse_reference
+from inference.model_card import GATES, ModelCard, NotAModelAddress, Refusal, parse_reference
 from inference.models.instance import Instance
 from portal.lib.env import environment
 
 LONGEST_QUERY = 200
+LONGEST_FILE = 255
 
 
 @requires(Permission.VIEW)
@@ -50,7 +54,7 @@ def search(request: TenantRequest) -> HttpResponse:
     except HubError as error:
         context["hub_problem"] = error.sentence
     else:
-        context["hub_rows"] = _rows(found)
+        context["hub_rows"] = _rows(request, found)
     if request.headers.get("HX-Request"):
         return render(request, "inference/catalog.html#hub", context)
     return _catalog(request, **context)
@@ -64,17 +68,27 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
     revision = request.GET.get("revision", "")[:LONGEST_QUERY]
     if "again" in request.GET:
         hub.forget_failures()
+    model_file = request.GET.get("file", "")[:LONGEST_FILE]
     try:
-        card = catalog.describe(request.organization, source, model_id, revision)
+        card = catalog.describe(request.organization, source, model_id, revision, model_file)
     except HubError as error:
         return _no_model(request, source, model_id, error)
-    answers = catalog.fits(card)
+    answers = House.of(request.organization).answers(card)
+    language = text_size.language_of(
+        request.headers.get("Accept-Language", ""), get_language() or "en"
+    )
     context = {
         "card": card,
+        "prices": model_prices.of_model(request.organization, card, language),
+        "price_columns": [meter.label for meter in SHOWN],
         "source_label": Instance.Source(source).label,
         "fits": answers,
-        "obstacle": catalog.obstacle(card, answers),
+        "obstacle": fit_answers.obstacle(card, answers),
         "gate": card.refusal in GATES,
+        "choose": card.refusal is Refusal.CHOOSE_FILE,
+        "editions": _editions(request, card),
+        "cannot_chat": card.cannot_chat,
+        "sibling": card.name,
         "may_deploy": request.membership.allows(Permission.MANAGE_INSTANCES),
         "may_enter_token": request.membership.allows(Permission.MANAGE_ORGANIZATION),
         "deploy_query": _deploy_query(card, answers),
@@ -84,7 +98,7 @@ def model(request: TenantRequest, source: str, model_id: str) -> HttpResponse:
 
 
 def _catalog(request: TenantRequest, **context: Any) -> HttpResponse:
-    rows = _rows(catalog.on_hand(context["query"]))
+    rows = _rows(request, catalog.on_hand(context["query"]))
     words = _hub_words(context["query"])
     return render(request, "inference/catalog.html", {"rows": rows} | words | context)
 
@@ -115,23 +129,41 @@ def _no_model(request: TenantRequest, source: str, model_id: str, error: HubErro
     return render(request, "inference/model_problem.html", context, status=status)
 
 
-def _rows(cards: list[ModelCard]) -> list[dict[str, Any]]:
-    machines: list[tuple[str, Hardware]] = catalog.machines()
+def _rows(request: TenantRequest, cards: list[ModelCard]) -> list[dict[str, Any]]:
+    house = House.of(request.organization)
     rows = []
     for card in cards:
-        answers = catalog.fits_on(machines, card)
-        refused = card.refusal is not None and card.refusal not in GATES
+        answers = house.answers(card)
+        refused = card.refusal not in {None, Refusal.CHOOSE_FILE, *GATES}
         best = answers[0] if answers else None
         rows.append({"card": card, "best": best, "refused": refused})
     return rows
 
 
-def _deploy_query(card: ModelCard, answers: list[catalog.NodeFit]) -> str:
+def _deploy_query(card: ModelCard, answers: list[Answer]) -> str:
+    """The address of the form, with what the best answer suggests."""
     asked = {"source": card.source, "model": card.model_id, "revision": card.revision}
+    if card.model_file:
+        asked["file"] = card.model_file
     best = answers[0].fit if answers else None
     if best and best.verdict is Verdict.SHORTER:
         asked["max_model_len"] = str(best.max_context)
+    if best and best.runs and best.gpu_count:
+        asked["gpu_count"] = str(best.gpu_count)
     return urlencode(asked)
+
+
+def _editions(request: TenantRequest, card: ModelCard) -> list[dict[str, Any]]:
+    """The GGUF files that may be chosen, each with the address of its own page."""
+    page = reverse("model", args=[request.organization.slug, card.source, card.model_id])
+    return [
+        {
+            "edition": edition,
+            "chosen": edition.path == card.model_file,
+            "address": f"{page}?{urlencode({'revision': card.revision, 'file': edition.path})}",
+        }
+        for edition in card.editions
+    ]
 
 
 def _query(request: TenantRequest) -> str:

@@ -4,7 +4,6 @@ They ask for their changing part again while they are open (`HX-Request`), every
 moves. When the instance is gone meanwhile, that leads to the list.
 """
 
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -20,17 +19,17 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import attempts, headline, insights, reconciler, words
+from billing import top_up
+from inference import attempts, engine_log, fit_words, headline, insights, words
 from inference.headline import Number
 from inference.insights import Range
 from inference.lifecycle import Desired, InstanceState, Stage
-from inference.models import Instance, Replica, SloTarget
+from inference.models import FitRecord, Instance, Replica, SloTarget
 from inference.provisioners.base import Unavailable
 from inference.reconciler.decision import ATTEMPTS
 from portal.lib.env import environment
 from portal.lib.snippets import snippets
 
-LOG_SHOWN = 65_536  # bytes of log that a page shows; a filter and the download have all of it
 LINES_SHOWN = 1_000
 EVENTS_SHOWN = 200
 
@@ -52,12 +51,15 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
     if request.GET.get("part") == "head":  # its other tabs keep their head up to date by this
         return render(request, "inference/instance_head.html", head | {"polls": True})
     living = _living(instance)
+    served = _serving(living) or replica
     context = head | {
         "stages": _stages(instance),
         "failure": attempts.failure(instance),
         "remedies": attempts.remedies(instance),
         "licence_url": f"{environment().hf_endpoint}/{instance.model_id}",
-        "replica": _serving(living) or replica,
+        "replica": served,
+        "estimate_error": _estimate_error(served),
+        "cannot_chat": any(one.chats is False for one in living),
         "replicas": living,
         "settings": words.settings_in_words(instance.engine, instance.settings),
         "numbers": _last_hour(instance),
@@ -65,6 +67,12 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         "base_url": f"{settings.PUBLIC_URL}/v1",
     }
     return _page(request, "inference/instance.html", context)
+
+
+def _estimate_error(replica: Replica | None) -> str:
+    """Of its start; empty where nothing was measured."""
+    record = FitRecord.objects.filter(replica=replica).first()
+    return fit_words.error(record.error) if record and record.error is not None else ""
 
 
 @require_GET
@@ -106,7 +114,7 @@ def download_log(request: TenantRequest, instance_id: UUID) -> HttpResponse:
         raise Http404
     replica = instance.replicas.first()
     try:
-        text = "".join(_whole_log(replica)) if replica else str(NOT_STARTED)
+        text = "".join(engine_log.whole(replica)) if replica else str(NOT_STARTED)
     except Unavailable:
         text = str(NO_ANSWER)
     response = HttpResponse(text, content_type="text/plain; charset=utf-8")
@@ -149,6 +157,7 @@ def common(request: TenantRequest, instance: Instance, replica: Replica | None) 
         "sleeps": instance.desired == Desired.ASLEEP,
         "rolling": to_run and replica is not None and replica.generation != instance.generation,
         "sentence": words.sentence(instance),
+        "billing_page": top_up.path(request.organization.slug),
         "remedy": words.remedy(instance.reason),
         "again_in": _seconds_until(instance),
         "attempt": instance.attempts + 1 if instance.attempts else 0,
@@ -184,21 +193,24 @@ def _stages(instance: Instance) -> list[dict[str, Any]]:
         .values_list("reason", "at")
     )
     begun = [n for n, (reason, _at) in enumerate(passed) if reason == Stage.QUEUED]
-    passed = passed[begun[-1] if begun else 0 :]
+    failed = [n + 1 for n, (reason, _at) in enumerate(passed[:-1]) if reason in words.FAILED_STARTS]
+    passed = passed[max(begun[-1:] + failed[-1:], default=0) :]
     now = timezone.now()
     stages: list[dict[str, Any]] = []
     for number, (reason, at) in enumerate(passed):
-        if reason not in words.STAGES:
+        title = words.STAGES.get(reason) or words.FAILED_STARTS.get(reason)
+        if title is None:
             continue
         last = number + 1 == len(passed)
         until = now if last else passed[number + 1][1]
-        ready = reason == InstanceState.READY
+        over = reason == InstanceState.READY or reason in words.FAILED_STARTS
         stages.append(
             {
-                "title": words.STAGES[reason],
-                "seconds": None if ready else round((until - at).total_seconds()),
+                "title": title,
+                "seconds": None if over else round((until - at).total_seconds()),
                 "at": at,
-                "current": last and not ready and not instance.is_settled,
+                "failed": reason in words.FAILED_STARTS,
+                "current": last and not over and not instance.is_settled,
             }
         )
     return stages
@@ -217,18 +229,9 @@ def _lines(replica: Replica | None, wanted: str) -> tuple[list[str], str]:
         return [], str(NOT_STARTED)
     try:
         if wanted:
-            lines = "".join(_whole_log(replica)).splitlines()
+            lines = "".join(engine_log.whole(replica)).splitlines()
             return [line for line in lines if wanted.lower() in line.lower()], ""
-        handle = reconciler.handle_of(replica)
-        text = reconciler.provisioner().logs(handle, limit=LOG_SHOWN).text
+        text = engine_log.end(replica).text
     except Unavailable:
         return [], str(NO_ANSWER)
     return text.splitlines(), "" if text else _("The engine has written nothing yet.")
-
-
-def _whole_log(replica: Replica) -> Iterator[str]:
-    """All that is kept, in pieces. Raises Unavailable."""
-    place, handle, offset = reconciler.provisioner(), reconciler.handle_of(replica), 0
-    while (chunk := place.logs(handle, offset=offset, limit=1 << 19)).text:
-        yield chunk.text
-        offset = chunk.next_offset

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 from zoneinfo import available_timezones
 
@@ -13,13 +14,15 @@ from django.http import HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods
 
 from accounts.forms import StyledForm
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog
-from inference.forms import ConfigurationForm, add_errors
+from inference import catalog, fit_answers
+from inference.fit_answers import House
+from inference.forms import ConfigurationForm, add_errors, wish_of
+from inference.hub import HubError
 from inference.models import Instance, ScheduleEntry
 from inference.views.instance import common, fetch, gone
 
@@ -142,7 +145,9 @@ def show(request: TenantRequest, instance_id: UUID) -> HttpResponse:
 
 
 def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
-    form = _configuration(instance, request.POST)
+    form = _configuration(instance, request.POST, bound=True)
+    if form.wants_to_see:
+        return redirect(f"{request.path}?{urlencode({'engine': form.chosen.name})}#engine-title")
     if form.is_valid() and form.change(request.user):
         number = {"number": form.instance.revision}
         messages.success(request, _("Revision %(number)d is on its way.") % number)
@@ -150,9 +155,40 @@ def _change(request: TenantRequest, instance: Instance) -> HttpResponse:
     return _page(request, instance, engine=form)
 
 
-def _configuration(instance: Instance, data: QueryDict | None = None) -> ConfigurationForm:
-    gpus = max((len(m.gpu_memory_bytes) for _name, m in catalog.machines()), default=0)
-    return ConfigurationForm(instance, data, gpus)
+def _configuration(
+    instance: Instance, asked: QueryDict, *, bound: bool = False
+) -> ConfigurationForm:
+    gpus = fit_answers.most_gpus(fit_answers.places())
+    return ConfigurationForm(instance, asked, gpus, bound=bound)
+
+
+@require_GET
+@requires(Permission.MANAGE_INSTANCES)
+def fit(request: TenantRequest, instance_id: UUID) -> HttpResponse:
+    """Whether the model fits with the engine's settings as they are filled in: a part of the page.
+
+    By itself, so that the page need not wait for a hub that does not answer.
+    """
+    instance = fetch(request, instance_id)
+    if instance is None:
+        return gone(request)
+    context: dict[str, Any] = {}
+    try:
+        card = catalog.describe(
+            request.organization,
+            instance.model_source,
+            instance.model_id,
+            instance.model_revision,
+            instance.model_file,
+        )
+    except HubError as problem:
+        context["problem"] = problem.sentence
+    else:
+        form = _configuration(instance, request.GET)
+        engine, draft = form.chosen.name, form.draft_so_far(request.organization)
+        wish = wish_of(engine, request.GET.dict())
+        context["fits"] = House.of(request.organization).answers(card, wish, engine, draft)
+    return render(request, "inference/instance_fit.html", context)
 
 
 @require_http_methods(["POST"])
@@ -200,7 +236,7 @@ def _page(
     }
     shown = {
         "running": running or RunningForm(initial=counts),
-        "engine": engine or _configuration(instance),
+        "engine": engine or _configuration(instance, request.GET),
         "entries": entries or Entries(initial=[_initial(entry) for entry in kept]),
         "zone": zone or ZoneForm(initial={"time_zone": kept[0].time_zone if kept else "UTC"}),
     }

@@ -2,6 +2,7 @@
 
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib import messages
@@ -12,7 +13,8 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from inference import catalog
+from inference import catalog, fit_answers
+from inference.fit_answers import House
 from inference.forms import InstanceForm, request_instance
 from inference.hub import HubError
 from inference.models import Instance
@@ -43,22 +45,37 @@ def create(request: TenantRequest) -> HttpResponse:
             asked.get("source", ""),
             asked.get("model", ""),
             asked.get("revision", ""),
+            asked.get("file", ""),
         )
     except HubError as error:
         messages.error(request, error.sentence)
         return redirect("catalog", org=request.organization.slug)
-    form = InstanceForm(card, catalog.machines(), asked, bound=request.method == "POST")
-    fits = catalog.fits_on(form.machines(), card, form.context_length(), form.dtype())
-    obstacle = catalog.obstacle(card, fits)
+    house = House.of(request.organization)
+    form = InstanceForm(
+        card, fit_answers.most_gpus(house.places), asked, bound=request.method == "POST"
+    )
+    if form.is_bound and form.wants_to_see:
+        return redirect(f"{request.path}?{_kept(form)}")
+    engine, draft = form.chosen.name, form.draft_so_far(request.organization)
+    fits = house.answers(card, form.wish(), engine, draft)
+    # Whatever is chosen; what is chosen now may not fit and something else may.
+    obstacle = fit_answers.obstacle(card, house.answers(card, engine=engine))
     if form.is_bound and not obstacle and form.is_valid():
+        form.refuse(fit_answers.obstacle(card, fits))
         instance = request_instance(form, request.organization, request.user)
         if instance is not None:
             return redirect(instance)
     context = {"card": card, "fits": fits, "obstacle": obstacle, "form": form}
-    # Another context length or number format was chosen: does it still fit?
+    # Another context length, number of GPUs or number format was chosen: does it still fit?
     part = "#fit" if request.headers.get("HX-Request") else ""
     status = HTTPStatus.UNPROCESSABLE_ENTITY if form.is_bound else HTTPStatus.OK
     return render(request, f"inference/instance_create.html{part}", context, status=status)
+
+
+def _kept(form: InstanceForm) -> str:
+    """What an address keeps of a form whose engine was changed: other settings are shown then."""
+    names = ("source", "model", "revision", "file", "name", "engine", "gpu_count")
+    return urlencode({name: form.asked.get(name, "") for name in names})
 
 
 @require_POST

@@ -19,7 +19,8 @@ from accounts.forms import StyledForm
 from accounts.models import ApiKey, Membership
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from billing.models.price import NANO, PriceBook
+from billing import wallet
+from billing.models.price import NANO
 from inference.gateway.tables import Meter, Window
 from inference.models import Limit
 from inference.models.limit import KINDS, MAX_AMOUNT, Subject, may_set
@@ -156,7 +157,7 @@ def _limits(
 ) -> HttpResponse:
     """The page of a subject's limits: `above` are the others that hold beside them."""
     may_change = may_set(subject, request.membership)
-    currency = PriceBook.of(request.organization).currency
+    currency = wallet.currency_of(request.organization)
     form = LimitsForm.of(subject, currency)
     other_form: forms.Form | None = context.get("queue")
     if request.method == "POST" and not (other_form and other_form.is_bound):

@@ -20,7 +20,7 @@ from django.views.decorators.http import require_http_methods
 from accounts.forms import StyledForm
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
-from billing.models.price import PriceBook
+from billing import wallet
 from inference import costs, external_prices, insights
 from inference.headline import numbers
 from inference.insights import Point, Range, Served
@@ -122,7 +122,7 @@ def _measured(instance: Instance, target: SloTarget, over: Range, now: datetime)
 def _cost(instance: Instance, points: list[Point], served: Served) -> dict[str, Any]:
     """What the panel of costs says; a sentence where something is missing."""
     hour = settings.ENV.gpu_hour_cost
-    currency = PriceBook.of(instance.organization).currency
+    currency = wallet.currency_of(instance.organization)
     if hour is None:
         return {"problem": _("The operator has not said what a GPU costs (GPU_HOUR_COST).")}
     if not instance.gpu_count:

@@ -38,6 +38,7 @@ class Environment:
     host: str  # the address that the web process listens on
     port: int
     database_url: str  # empty: the embedded PostgreSQL of `modelport up`
+    database_owner_url: str  # whom migrations run as; empty: the same as everybody
     redis_url: str  # empty: the embedded Redis of `modelport up`
     debug: bool
     public_url: str
@@ -48,15 +49,22 @@ class Environment:
     model_folders: tuple[Path, ...]
     models_kept_days: int  # how long a downloaded model stays unused; 0: until space is needed
     vllm_command: str  # empty: the installed environment's own launch command
+    llama_cpp_command: str
     torch_cpu_index: str
     engine_walls: str  # "auto": where the machine can, "require": no engine without, "off"
     keep_engines: bool  # whether they go on running when `modelport up` ends
     provider_hosts: frozenset[str]  # that may lie in a private network
     metrics_token: str  # empty: /metrics answers programs on this machine
     currency: str  # ISO 4217: of organizations that have not chosen another
+    ledger_heads_mail: str  # who gets each day's hash of the ledger; empty: nobody
+    invoice_name: str  # who issues invoices: the operator's legal name
+    invoice_address: str  # its lines separated by "|"
+    invoice_tax_id: str
+    invoice_tax: tuple[Decimal, str]  # per cent and what it is called; (0, ""): none
     gpu_hour_cost: Decimal | None  # of one GPU, in the currency of the price list
     external_prices: Path | None  # the operator's list of others' prices, TOML
     wake_wait: int  # seconds that a request waits for an instance to wake
+    drain: int  # seconds that answers under way have when a gateway of its own is told to end
     access_log: str  # a path, "-" for standard output, empty for none
     stripe_secret_key: str = field(repr=False)  # empty: no payments
     stripe_webhook_secrets: tuple[str, ...] = field(repr=False)  # the old and the new one
@@ -77,7 +85,8 @@ class Environment:
 
     def own_command(self, engine: str) -> str:
         """The operator's own launch command of this engine; empty: its environment's."""
-        return self.vllm_command if engine == "vllm" else ""
+        commands = {"vllm": self.vllm_command, "llama_cpp": self.llama_cpp_command}
+        return commands.get(engine, "")
 
     def make_run_dir(self) -> None:
         """Make the folder, and see that it is ours alone where others may make folders too.
@@ -125,6 +134,11 @@ class Environment:
         return self.run_dir / "meter.sock"
 
     @property
+    def ledger_heads(self) -> Path:
+        """The hashes of the ledger's sealed days, one a line, appended to."""
+        return self.home / "ledger" / "heads.txt"
+
+    @property
     def journal_dir(self) -> Path:
         return self.home / "journal"
 
@@ -147,9 +161,18 @@ class Environment:
     @property
     def database(self) -> str:
         """A libpq URI of the database in use, embedded or not."""
+        return self.database_url or self._embedded_as("modelport")
+
+    @property
+    def database_owner(self) -> str:
+        """The same database as the one who owns it: for migrations, and for nothing that is running
+        all the time."""
         if self.database_url:
-            return self.database_url
-        return f"postgresql://postgres@/modelport?host={self.embedded_postgres_socket_dir}"
+            return self.database_owner_url or self.database_url
+        return self._embedded_as("postgres")
+
+    def _embedded_as(self, role: str) -> str:
+        return f"postgresql://{role}@/modelport?host={self.embedded_postgres_socket_dir}"
 
     @property
     def redis(self) -> str:
@@ -214,6 +237,25 @@ def _amount(environ: Mapping[str, str], name: str) -> Decimal | None:
     if not (amount.is_finite() and 0 <= amount < 10**9):
         raise EnvironmentProblem(f"{name} is {value!r}; write an amount such as 2.49.")
     return amount
+
+
+def _tax(environ: Mapping[str, str], name: str) -> tuple[Decimal, str]:
+    """A rate in per cent, and the tax's name: "5 VAT"."""
+    value = environ.get(name, "").strip()
+    if not value:
+        return Decimal(0), ""
+    rate, _, title = value.partition(" ")
+    try:
+        per_cent = Decimal(rate)
+    except InvalidOperation:
+        per_cent = Decimal("NaN")
+    title = title.strip()
+    fits = per_cent.is_finite() and 0 < per_cent <= 100 and per_cent == round(per_cent, 3)
+    if not (fits and title) or len(title) > 32:
+        raise EnvironmentProblem(
+            f"{name} is {value!r}; write a rate in per cent and the tax's name, such as 5 VAT."
+        )
+    return per_cent, title
 
 
 def _file(environ: Mapping[str, str], name: str) -> Path | None:
@@ -331,6 +373,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         host=environ.get("MODELPORT_HOST") or "127.0.0.1",
         port=port,
         database_url=_url(environ, "DATABASE_URL", ("postgresql", "postgres")),
+        database_owner_url=_url(environ, "DATABASE_OWNER_URL", ("postgresql", "postgres")),
         redis_url=_url(environ, "REDIS_URL", ("redis", "rediss", "unix")),
         debug=_flag(environ, "DEBUG", False),
         public_url=public_url,
@@ -343,6 +386,7 @@ def read(environ: Mapping[str, str]) -> Environment:
         model_folders=folders,
         models_kept_days=_days(environ, "MODELPORT_MODELS_KEPT_DAYS", 90),
         vllm_command=environ.get("MODELPORT_VLLM_COMMAND", ""),
+        llama_cpp_command=environ.get("MODELPORT_LLAMA_CPP_COMMAND", ""),
         torch_cpu_index=environ.get(
             "MODELPORT_TORCH_CPU_INDEX", "https://download.pytorch.org/whl/cpu"
         ),
@@ -350,9 +394,15 @@ def read(environ: Mapping[str, str]) -> Environment:
         keep_engines=_flag(environ, "MODELPORT_KEEP_ENGINES", False),
         metrics_token=environ.get("METRICS_TOKEN", "").strip(),
         currency=_currency(environ, "MODELPORT_CURRENCY", "USD"),
+        ledger_heads_mail=environ.get("LEDGER_HEADS_MAIL", "").strip(),
+        invoice_name=environ.get("INVOICE_NAME", "").strip()[:200] or "Modelport",
+        invoice_address=environ.get("INVOICE_ADDRESS", "").strip(),
+        invoice_tax_id=environ.get("INVOICE_TAX_ID", "").strip()[:64],
+        invoice_tax=_tax(environ, "INVOICE_TAX"),
         gpu_hour_cost=_amount(environ, "GPU_HOUR_COST"),
         external_prices=_file(environ, "EXTERNAL_PRICES"),
         wake_wait=_seconds(environ, "WAKE_WAIT_SECONDS", 300),
+        drain=_seconds(environ, "DRAIN_SECONDS", 600),
         access_log=environ.get("ACCESS_LOG", "").strip(),
         provider_hosts=frozenset(_list(environ, "MODELPORT_PROVIDER_HOSTS")),
         stripe_secret_key=_stripe_key(environ, "STRIPE_SECRET_KEY", public_url),

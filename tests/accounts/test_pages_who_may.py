@@ -4,7 +4,7 @@
 import pytest
 from django.test import Client
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import ApiKey, Invitation, Membership, Organization, Project, User
 from accounts.roles import Role
 from accounts.urls import tenant
 from inference.models import Provider, Route
@@ -37,6 +37,10 @@ PAGES = [
     ("invitation-create", "post", MANAGERS),
     ("invitation-resend", "post", MANAGERS),
     ("invitation-revoke", "post", MANAGERS),
+    ("projects", "get", EVERYONE),
+    ("projects", "post", MANAGERS),
+    ("project-archive", "get", MANAGERS),
+    ("project-archive", "post", MANAGERS),
     ("organization-settings", "get", EVERYONE),
     ("organization-settings", "post", MANAGERS),
     ("hub-token", "get", MANAGERS),
@@ -93,6 +97,7 @@ def address(name: str, organization: Organization, somebody: User, key: ApiKey) 
         ("<uuid:instance_id>", instance.id),
         ("<uuid:route_id>", route.id),
         ("<uuid:provider_id>", provider.id),
+        ("<uuid:project_id>", Project.begin(organization, somebody, "Course").id),
     ):
         path = path.replace(converter, str(value))
     return f"/o/{organization.slug}/{path}"

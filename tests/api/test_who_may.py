@@ -5,13 +5,16 @@ import json
 import pytest
 from django.test import Client
 
-from accounts.models import ApiKey, Invitation, Membership, Organization, User
+from accounts.models import ApiKey, Invitation, Membership, Organization, Project, User
 from accounts.roles import Role
+from billing import budgets, wallet
+from billing.ledger import Kind
 from inference.gateway.tables import Meter, Window
 from inference.models import Limit, Route
 from inference.models.route import Way
 from portal.api import TENANT_RESOURCES
 from tests.api.conftest import Api
+from tests.billing.invoicing import an_invoice
 from tests.cast import person, signed_in
 from tests.inference.making import a_provider, an_instance
 
@@ -20,6 +23,7 @@ OWN = "organizations/acme/"
 EVERYONE = frozenset(Role)
 MANAGERS = frozenset({Role.OWNER, Role.ADMIN})
 USERS = MANAGERS | {Role.MEMBER}
+PAYERS = MANAGERS | {Role.BILLING}
 NEW_PROVIDER = {"name": "new", "base_url": "https://new.example/v1", "secret": "sk-1"}
 RPM = {"meter": "requests", "window": "minute", "amount": 60}
 ROUTES = [
@@ -40,6 +44,9 @@ ROUTES = [
     ("post", "instances/{instance}/revisions/", {"settings": {"max_model_len": 512}}, USERS),
     ("post", "instances/{instance}/sleep/", {}, USERS),
     ("post", "instances/{instance}/wake/", {}, USERS),
+    ("get", "adapters/", None, EVERYONE),
+    ("get", "adapters/{adapter}/", None, EVERYONE),
+    ("delete", "adapters/{adapter}/", None, USERS),
     ("get", "routes/", None, EVERYONE),
     ("post", "routes/", {"name": "new", "targets": [{"instance": "{instance}"}]}, USERS),
     ("get", "routes/{route}/", None, EVERYONE),
@@ -50,6 +57,17 @@ ROUTES = [
     ("get", "providers/{provider}/", None, EVERYONE),
     ("post", "providers/{provider}/rotate/", {"secret": "sk-2"}, MANAGERS),
     ("delete", "providers/{provider}/", None, MANAGERS),
+    ("get", "prices/", None, EVERYONE),
+    ("get", "prices/terms/", None, EVERYONE),
+    ("get", "projects/", None, EVERYONE),
+    ("post", "projects/", {"name": "New"}, MANAGERS),
+    ("get", "projects/{project}/", None, EVERYONE),
+    ("delete", "projects/{project}/", None, MANAGERS),
+    ("get", "balance/", None, PAYERS),
+    ("get", "ledger/", None, PAYERS),
+    ("get", "ledger/{transaction}/", None, PAYERS),
+    ("get", "budgets/", None, PAYERS),
+    ("get", "budgets/{budget}/", None, PAYERS),
     ("get", "limits/", None, EVERYONE),
     ("get", "limits/{limit}/", None, EVERYONE),
     ("patch", "limits/{limit}/", {"amount": 5}, MANAGERS),
@@ -58,6 +76,12 @@ ROUTES = [
     ("post", "limits/", RPM | {"scope": "member", "subject": "{member}"}, MANAGERS),
     ("post", "limits/", RPM | {"scope": "key", "subject": "{key}"}, MANAGERS),
     ("post", "limits/", RPM | {"scope": "instance", "subject": "{instance}"}, USERS),
+]
+BILLERS = frozenset({Role.OWNER, Role.BILLING})
+ROUTES += [
+    ("get", "invoices/", None, BILLERS),
+    ("get", "invoices/{invoice}/", None, BILLERS),
+    ("get", "invoices/{invoice}/lines/", None, BILLERS),
 ]
 KEY_ROUTES = [
     ("get", "keys/{key}/", None),
@@ -75,6 +99,7 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
     invitation = Invitation.send(alice.memberships.get(), "guest@acme.example", Role.VIEWER)
     key, _ = ApiKey.issue(acme, alice, "server")
     instance = an_instance(acme, "demo")
+    adapter = instance.adapters.create(organization=acme, name="tone", rank=4)
     owner = alice.memberships.get()
     Limit.set_for(acme, {(Meter.TOKENS, Window.DAY): 100}, by=owner)
     return {
@@ -83,9 +108,14 @@ def things(acme: Organization, alice: User) -> dict[str, object]:
         "key": key.id,
         "acme": acme.id,
         "instance": instance.id,
+        "adapter": adapter.id,
         "route": Route.make(acme, alice, name="chat", ways=[Way(instance)]).id,
         "provider": a_provider(acme, alice).id,
+        "invoice": an_invoice(acme).number,
         "limit": Limit.objects.get().id,
+        "project": Project.begin(acme, alice, "Course").id,
+        "transaction": wallet.pay_in(acme, 5, Kind.CREDIT, "paid").id,
+        "budget": budgets.set_budget(acme, alice, nano=100).id,
     }
 
 

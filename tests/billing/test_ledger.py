@@ -8,7 +8,17 @@ from django.db.models import Sum
 
 from accounts.models import Organization
 from billing import ledger
-from billing.ledger import KeyTaken, Kind, LedgerProblem, Overdrawn, account, balance, post, reverse
+from billing.ledger import (
+    AlreadyReversed,
+    KeyTaken,
+    Kind,
+    LedgerProblem,
+    Overdrawn,
+    account,
+    balance,
+    post,
+    reverse,
+)
 from billing.models import Balance, Entry, LedgerAccount, LedgerTransaction
 from billing.money import NANO
 
@@ -82,6 +92,29 @@ def test_a_reversal_undoes_once(wallet, cash) -> None:
     assert reverse(paid, "undo") == reverse(paid, "undo")
     assert balance(wallet) == 0
     assert paid.reversed_by.kind == Kind.REVERSAL
+
+
+def test_undone_under_another_key_is_refused(wallet, cash) -> None:
+    paid = pay_in(wallet, cash)
+    reverse(paid, "undo")
+    with pytest.raises(AlreadyReversed):
+        reverse(paid, "once more")
+    assert balance(wallet) == 0
+
+
+def test_entries_of_an_organization_come_newest_first_page_by_page(wallet, cash, acme) -> None:
+    for number in range(5):
+        pay_in(wallet, cash, key=str(number), nano=number + 1)
+    first = ledger.entries_of(acme, limit=2)
+    assert [entry.nano for entry in first] == [5, 4]
+    assert first[0].transaction.key == "4"
+    assert [e.nano for e in ledger.entries_of(acme, before=first[-1].id)] == [3, 2, 1]
+    assert ledger.entries_of(acme, before=0) == []
+
+
+def test_entries_of_others_are_not_shown(wallet, cash, umbrella: Organization) -> None:
+    pay_in(wallet, cash)
+    assert ledger.entries_of(umbrella) == []
 
 
 @pytest.mark.parametrize(

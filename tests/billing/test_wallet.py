@@ -1,6 +1,7 @@
 """What is spent first, what is owed, and what expires."""
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from django.utils import timezone
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from accounts.models import Organization, User
-from billing import ledger, wallet
-from billing.ledger import Kind
+from billing import holds, ledger, wallet
+from billing.ledger import AlreadyReversed, KeyTaken, Kind, LedgerProblem, Overdrawn
 from billing.models import Balance, LedgerAccount
 from billing.money import NANO
 
@@ -60,6 +61,79 @@ def test_the_same_key_counts_once(acme: Organization, verb) -> None:
     first = verb(acme, 5 * NANO, Kind.USAGE, "key")
     assert verb(acme, 5 * NANO, Kind.USAGE, "key") == first
     assert sum(Balance.objects.values_list("nano", flat=True)) == 0
+
+
+@pytest.mark.parametrize("verb", [wallet.charge, wallet.pay_in, wallet.pay_out])
+def test_a_key_that_says_something_else_is_refused(acme: Organization, verb) -> None:
+    verb(acme, 5, Kind.USAGE, "key")
+    with pytest.raises(KeyTaken):
+        verb(acme, 6, Kind.USAGE, "key")
+    with pytest.raises(KeyTaken):
+        verb(acme, 5, Kind.GPU, "key")
+
+
+@pytest.mark.parametrize("nano", [0, -1])
+@pytest.mark.parametrize("verb", [wallet.charge, wallet.pay_in, wallet.pay_out])
+def test_an_amount_is_more_than_nothing(acme: Organization, verb, nano: int) -> None:
+    with pytest.raises(LedgerProblem):
+        verb(acme, nano, Kind.USAGE, "key")
+
+
+def test_grants_whose_keys_begin_alike_are_two(acme: Organization, alice: User) -> None:
+    for end in "ab":
+        wallet.grant(acme, 5, alice, reason="x", key="k" * 64 + end)
+    assert wallet.funds(acme).grants == 10
+    with pytest.raises(KeyTaken):
+        wallet.grant(acme, 6, alice, reason="x", key="k" * 64 + "a")
+
+
+def test_money_that_goes_back_and_is_spent_already_is_owed(acme: Organization) -> None:
+    wallet.pay_in(acme, 10, Kind.TOPUP, "paid")
+    used(acme, 7, "used")
+    with pytest.raises(Overdrawn):
+        wallet.pay_out(acme, 10, Kind.REFUND, "refund", wholly=True)
+    assert wallet.funds(acme) == wallet.Funds("USD", 3, 0, 0)
+    wallet.pay_out(acme, 10, Kind.DISPUTE, "dispute")
+    assert wallet.funds(acme) == wallet.Funds("USD", 0, 0, 7)
+
+
+def test_money_that_a_gateway_holds_is_not_paid_out(acme: Organization) -> None:
+    wallet.pay_in(acme, 10, Kind.TOPUP, "paid")
+    holds.take(acme, "gateway", machine=uuid4(), held=0, want=4, least=4)
+    with pytest.raises(Overdrawn):
+        wallet.pay_out(acme, 7, Kind.REFUND, "all", wholly=True)
+    wallet.pay_out(acme, 6, Kind.REFUND, "what is free", wholly=True)
+    assert wallet.funds(acme).wallet == 4
+
+
+def test_undoing_a_top_up_that_is_spent_leaves_a_debt(acme: Organization) -> None:
+    paid = wallet.pay_in(acme, 10, Kind.TOPUP, "paid")
+    used(acme, 7, "used")
+    undone = wallet.undo(paid, "undo")
+    assert wallet.undo(paid, "undo") == undone
+    assert wallet.funds(acme) == wallet.Funds("USD", 0, 0, 7)
+    with pytest.raises(AlreadyReversed):
+        wallet.undo(paid, "once more")
+
+
+def test_undoing_what_was_owed_and_has_been_paid_gives_it_back(acme: Organization) -> None:
+    owed = wallet.charge(acme, 7, Kind.USAGE, "used")
+    wallet.pay_in(acme, 5, Kind.TOPUP, "paid")
+    wallet.undo(owed, "undo")
+    assert wallet.funds(acme) == wallet.Funds("USD", 5, 0, 0)
+
+
+def test_what_comes_back_to_a_grant_that_expired_expires(acme: Organization, alice: User) -> None:
+    soon = timezone.now() + timedelta(hours=1)
+    wallet.grant(acme, 5, alice, reason="trial", key="a", expires_at=soon)
+    spent = wallet.charge(acme, 4, Kind.USAGE, "used")
+    later = soon + timedelta(hours=1)
+    wallet.expire_grants(later)
+    wallet.undo(spent, "undo")
+    assert wallet.expire_grants(later) == 1
+    assert wallet.expire_grants(later) == 0
+    assert ledger.balance(ledger.account(A.PROMOTION, "USD")) == 0
+    assert wallet.funds(acme).available == 0
 
 
 MOVES = st.lists(

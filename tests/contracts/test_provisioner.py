@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import pytest
 
 from inference.lifecycle import Stage
 from inference.provisioners.base import (
+    AdapterPhase,
+    AdapterSpec,
     Handle,
     Phase,
     Provisioner,
@@ -20,7 +23,11 @@ from inference.provisioners.base import (
 )
 from inference.provisioners.fake import FakeProvisioner
 from inference.provisioners.local import LocalProvisioner
+from tests.fakes.hub import tiny_adapter, write_files
 from tests.inference.node import rig as node
+
+LORA = {"enable_lora": True}
+LOADED = AdapterPhase.LOADED
 
 
 @dataclass
@@ -29,22 +36,40 @@ class Place:
     spec: Callable[..., Spec]
     unreachable: Provisioner
 
-    def ready(self) -> Handle:
-        handle = self.provisioner.ensure(self.spec())
+    adapter: Path  # a folder with one that fits
+
+    def ready(self, **changes: object) -> Handle:
+        handle = self.provisioner.ensure(self.spec(**changes))
         node.wait_for(self.provisioner, handle, Phase.READY)
         return handle
+
+    def adapter_spec(self, name: str = "tone") -> AdapterSpec:
+        return AdapterSpec(
+            adapter_id=str(uuid4()),
+            name=name,
+            source="local",
+            model_id="tone",
+            model_revision="",
+            path=str(self.adapter),
+        )
+
+    def adapters(self, handle: Handle) -> dict[str, AdapterPhase]:
+        return {one.adapter_id: one.phase for one in self.provisioner.observe(handle).adapters}
 
 
 @pytest.fixture(scope="module")
 def local_place() -> Iterator[Place]:
     with node.rig() as rig:
-        yield Place(rig.provisioner, rig.spec, LocalProvisioner(rig.home / "run" / "none.sock"))
+        away = LocalProvisioner(rig.home / "run" / "none.sock")
+        adapter = write_files(rig.home / "an-adapter", tiny_adapter())
+        yield Place(rig.provisioner, rig.spec, away, adapter)
 
 
 def fake_place() -> Place:
     away = FakeProvisioner()
     away.unreachable = True
-    return Place(FakeProvisioner(), lambda **c: node.spec(Path("/models/tiny"), **c), away)
+    adapter = Path("/models/tone")
+    return Place(FakeProvisioner(), lambda **c: node.spec(Path("/models/tiny"), **c), away, adapter)
 
 
 @pytest.fixture(params=["fake", "local"])
@@ -73,6 +98,7 @@ def test_ready_means_that_a_generation_succeeded_and_its_tokens_are_told(place: 
     assert seen.probe is not None
     assert seen.probe.prompt_tokens > 0 and seen.probe.completion_tokens > 0
     assert seen.context_length is not None and seen.engine_version
+    assert seen.chats is True
 
 
 def test_one_without_requests_says_since_when_it_rests(place: Place) -> None:
@@ -225,6 +251,7 @@ def test_an_unknown_replica_is_gone(place: Place) -> None:
     place.provisioner.stop(stranger)
     assert not place.provisioner.sleep(stranger)
     place.provisioner.wake(stranger)
+    place.provisioner.adapters(stranger, [place.adapter_spec()])
     place.provisioner.delete(stranger)
 
 
@@ -277,6 +304,71 @@ def test_logs_can_be_followed(place: Place) -> None:
     assert place.provisioner.logs(handle, offset=whole.next_offset + 99).text == ""
 
 
+def test_adapters_come_and_go_while_a_replica_runs(place: Place) -> None:
+    handle = place.ready(settings=LORA)
+    first, second = place.adapter_spec(), place.adapter_spec("other")
+    one, both = {first.adapter_id: LOADED}, [first, second]
+
+    for _ in range(2):  # asked again, nothing more happens
+        place.provisioner.adapters(handle, [first])
+        node.wait_until(lambda: place.adapters(handle) == one)
+    place.provisioner.adapters(handle, both)
+    node.wait_until(lambda: place.adapters(handle) == one | {second.adapter_id: LOADED})
+    place.provisioner.adapters(handle, [first])
+    node.wait_until(lambda: place.adapters(handle) == one)
+    place.provisioner.adapters(handle, [])
+    node.wait_until(lambda: place.adapters(handle) == {})
+
+    assert place.provisioner.observe(handle).phase is Phase.READY
+
+
+def test_adapters_asked_for_at_the_start_are_there_when_it_is_ready(place: Place) -> None:
+    handle = place.provisioner.ensure(place.spec(settings=LORA))
+    spec = place.adapter_spec()
+    place.provisioner.adapters(handle, [spec])
+    assert place.adapters(handle) == {spec.adapter_id: AdapterPhase.LOADING}
+
+    node.wait_for(place.provisioner, handle, Phase.READY)
+
+    node.wait_until(lambda: place.adapters(handle) == {spec.adapter_id: LOADED})
+
+
+def test_a_name_can_go_to_another_adapter_in_one_breath(place: Place) -> None:
+    handle = place.ready(settings=LORA)
+    before, after = place.adapter_spec(), place.adapter_spec()
+    place.provisioner.adapters(handle, [before])
+    node.wait_until(lambda: place.adapters(handle) == {before.adapter_id: LOADED})
+
+    place.provisioner.adapters(handle, [after])
+
+    node.wait_until(lambda: place.adapters(handle) == {after.adapter_id: LOADED})
+
+
+def test_without_room_an_adapter_fails_and_the_replica_does_not(place: Place) -> None:
+    handle, spec = place.ready(), place.adapter_spec()
+
+    place.provisioner.adapters(handle, [spec])
+
+    node.wait_until(lambda: place.adapters(handle) == {spec.adapter_id: AdapterPhase.FAILED})
+    (seen,) = place.provisioner.observe(handle).adapters
+    assert seen.message
+    assert place.provisioner.observe(handle).phase is Phase.READY
+    place.provisioner.adapters(handle, [])
+    node.wait_until(lambda: place.adapters(handle) == {})
+
+
+def test_one_that_has_ended_has_no_adapters(place: Place) -> None:
+    handle, spec = place.ready(settings=LORA), place.adapter_spec()
+    place.provisioner.adapters(handle, [spec])
+    node.wait_until(lambda: place.adapters(handle) == {spec.adapter_id: LOADED})
+
+    place.provisioner.stop(handle, grace=5)
+
+    node.wait_until(lambda: place.provisioner.observe(handle).phase is Phase.EXITED)
+    place.provisioner.adapters(handle, [spec])
+    assert place.adapters(handle) == {}
+
+
 def test_a_place_out_of_reach_says_so_and_nothing_else(place: Place) -> None:
     spec = place.spec()
     handle = Handle(
@@ -289,6 +381,7 @@ def test_a_place_out_of_reach_says_so_and_nothing_else(place: Place) -> None:
         place.unreachable.observe_all,
         lambda: place.unreachable.ensure(spec),
         lambda: place.unreachable.observe(handle),
+        lambda: place.unreachable.adapters(handle, []),
         lambda: place.unreachable.delete(handle),
     ):
         with pytest.raises(Unavailable):

@@ -4,7 +4,9 @@
 
 (or --host and --port). Other flags of vLLM are accepted; the ones that change the wire are obeyed:
 --max-model-len, --enable-force-include-usage, --enable-prompt-tokens-details,
---enable-request-id-headers, --runner pooling, --api-key or VLLM_API_KEY.
+--enable-request-id-headers, --runner pooling, --api-key or VLLM_API_KEY, --enable-lora (with
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1: adapters come and go; one whose adapter_config.json has
+"fake_refuses" is refused).
 
 Tokenizer  a token is a word with the white space before it: re.findall(r"\\s*\\S+|\\s+").
 Prompt     a chat is rendered as "role: content\\n" per message and "assistant:" at the end; parts
@@ -23,6 +25,7 @@ Knobs of the process, from the environment:
     FAKE_ENGINE_STARTUP_DELAY  seconds until it listens    FAKE_ENGINE_TOKEN_DELAY  default of delay
     FAKE_ENGINE_EXIT_CODE      print FAKE_ENGINE_LOG to stderr and refuse to start with this code
     FAKE_ENGINE_IGNORE_TERM    stay when asked to stop
+    FAKE_ENGINE_NO_CHAT_TEMPLATE  refuse to chat, as with a model that has no chat template
 """
 
 import argparse
@@ -50,6 +53,10 @@ TOKEN = re.compile(r"\s*\S+|\s+")
 KNOBS = re.compile(r"\[\[fake ([^\]]*)\]\]")
 BLOCK = 16
 FINGERPRINT = "vllm-0.32.0-5a660262"
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a "
+    "chat template if the tokenizer does not define one."
+)
 BOUNDS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)  # seconds; a few of vLLM's
 
 
@@ -87,6 +94,15 @@ def _text(content: Any) -> str:
             p.get("text", "") if p.get("type", "text") == "text" else filler for p in content
         )
     return content or ""
+
+
+def _adapter_config(path: str) -> Json:
+    """Raises OSError where the folder cannot be read."""
+    with open(os.path.join(path, "adapter_model.safetensors"), "rb") as file:
+        file.read(8)
+    with open(os.path.join(path, "adapter_config.json")) as file:
+        config: Json = json.load(file)
+    return config
 
 
 class Durations:
@@ -143,6 +159,7 @@ class Engine(Wider):
         super().__init__()
         self.options = options
         self.name = options.served_model_name or options.model
+        self.adapters: dict[str, str] = {}  # folders by name
         self.limit = options.max_model_len
         self.key = options.api_key or os.environ.get("VLLM_API_KEY", "")
         self.delay = float(os.environ.get("FAKE_ENGINE_TOKEN_DELAY", "0"))
@@ -196,6 +213,10 @@ class Engine(Wider):
         pool: dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]] = {
             ("POST", "/v1/embeddings"): self._embeddings
         }
+        lora: dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]] = {
+            ("POST", "/v1/load_lora_adapter"): self._load_lora,
+            ("POST", "/v1/unload_lora_adapter"): self._unload_lora,
+        }
         return {
             ("GET", "/health"): self._health,
             ("GET", "/ping"): self._health,
@@ -205,6 +226,7 @@ class Engine(Wider):
             ("POST", "/tokenize"): self._tokenize,
             **(self._dozing() if self.options.enable_sleep_mode else {}),
             **(pool if self.pooling else generate),
+            **(lora if self.options.runtime_lora else {}),
         }
 
     def _dozing(self) -> dict[tuple[str, str], Callable[..., Coroutine[Any, Any, None]]]:
@@ -241,7 +263,41 @@ class Engine(Wider):
             "max_model_len": self.limit,
             "permission": [],
         }
-        reply.json(200, {"object": "list", "data": [card]})
+        adapters = [
+            card | {"id": name, "root": path, "parent": self.name, "max_model_len": None}
+            for name, path in self.adapters.items()
+        ]
+        reply.json(200, {"object": "list", "data": [card, *adapters]})
+
+    async def _load_lora(self, raw: bytes, headers: Json, reply: "Reply") -> None:
+        body = json.loads(raw)
+        name, path = body.get("lora_name", ""), body.get("lora_path", "")
+        wrong = "InvalidUserInput"
+        if not name or not path:
+            raise Refusal(400, wrong, "Both 'lora_name' and 'lora_path' must be provided.")
+        if name == self.name:
+            said = f"The lora adapter '{name}' conflicts with a served base model."
+            raise Refusal(400, wrong, said)
+        if name in self.adapters:
+            raise Refusal(400, wrong, f"The lora adapter '{name}' has already been loaded.")
+        try:
+            config = _adapter_config(path)
+        except OSError as error:
+            said = f"Loading lora {name} failed: No adapter found for {path}"
+            raise Refusal(404, "NotFoundError", said) from error
+        if config.get("fake_refuses"):
+            said = f"Call to add_lora method failed: While loading {path}, it was refused."
+            raise Refusal(500, "InternalServerError", said)
+        self.adapters[name] = path
+        reply.send(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "")
+
+    async def _unload_lora(self, raw: bytes, headers: Json, reply: "Reply") -> None:
+        name = json.loads(raw).get("lora_name", "")
+        if name not in self.adapters:
+            said = f"The lora adapter '{name}' cannot be found."
+            raise Refusal(404, "NotFoundError", said)
+        del self.adapters[name]
+        reply.send(200, f"Success: LoRA adapter '{name}' removed successfully.".encode(), "")
 
     async def _metrics(self, raw: bytes, headers: Json, reply: "Reply") -> None:
         labels = f'engine="0",model_name="{self.name}"'
@@ -339,7 +395,7 @@ class Engine(Wider):
             raise Refusal(400, "Bad Request", f"JSON decode error: {error}") from error
         if not isinstance(body, dict):
             raise Refusal(400, "Bad Request", "Input should be a valid dictionary")
-        if body.get("model", self.name) != self.name:
+        if body.get("model", self.name) not in {self.name, *self.adapters}:
             raise Refusal(
                 404,
                 "NotFoundError",
@@ -351,6 +407,8 @@ class Engine(Wider):
         return body
 
     def _render(self, body: Json) -> str:
+        if os.environ.get("FAKE_ENGINE_NO_CHAT_TEMPLATE"):
+            raise _bad(NO_TEMPLATE)
         lines = [f"{m.get('role', '')}: {_text(m.get('content'))}\n" for m in body["messages"]]
         return "".join(lines) + "assistant:"
 
@@ -389,7 +447,7 @@ class Generation:
             "id": f"{prefix}-{reply.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": engine.name,
+            "model": self.body.get("model", engine.name),
         }
         self.prompt_tokens = sum(len(r.prompt) for r in requests)
         self.cached = 0
@@ -697,10 +755,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--runner", default="generate")
     for switch in (
         *("force-include-usage", "prompt-tokens-details", "request-id-headers"),
-        "sleep-mode",
+        *("sleep-mode", "lora"),
     ):
         parser.add_argument(f"--enable-{switch}", action="store_true")
-    return parser.parse_known_args(arguments)[0]
+    said = parser.parse_known_args(arguments)[0]
+    said.runtime_lora = (
+        said.enable_lora and os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "1"
+    )
+    return said
 
 
 def options(**given: Any) -> argparse.Namespace:

@@ -65,6 +65,33 @@ def tiny_model(**config: object) -> dict[str, bytes]:
     }
 
 
+def tiny_adapter(width: int = 64, layer: int = 1, **config: object) -> dict[str, bytes]:
+    """The files of a LoRA adapter for `tiny_model`, rank 4; `config` adds to its configuration."""
+    said = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj"],
+        "base_model_name_or_path": "acme/tiny",
+        "bias": "none",
+    }
+    name = f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_"
+    tensors = {f"{name}A.weight": ("F32", [4, width]), f"{name}B.weight": ("F32", [width, 4])}
+    return {
+        "README.md": b"---\nlicense: apache-2.0\n---\nTiny.\n",
+        "adapter_config.json": json.dumps(said | config).encode(),
+        "adapter_model.safetensors": safetensors(tensors),
+    }
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    """A folder with these files."""
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def folder_files(folder: Path) -> dict[str, bytes]:
     """The files of a folder, as `add` takes them."""
     return {
@@ -85,6 +112,7 @@ class Repository:
     downloads: int = 100
     parameters: dict[str, int] | None = None  # as the hub says; None: read from the headers
     says_parameters: bool = True  # mirrors often do not
+    gguf: dict[str, Any] | None = None  # what the hub has read in its GGUF files
     claimed: dict[str, int] = field(default_factory=dict)  # sizes that the list says instead
     commit: str = field(init=False)
 
@@ -130,12 +158,16 @@ class Repository:
         counts = self.counts() if self.says_parameters else {}
         if counts:
             said["safetensors"] = {"parameters": counts, "total": sum(counts.values())}
+        if self.gguf is not None:
+            said["gguf"] = self.gguf
         return said
 
     def tags(self) -> list[str]:
         tags = ["transformers", self.pipeline_tag]
         if any(name.endswith(".safetensors") for name in self.files):
             tags.append("safetensors")
+        if any(name.endswith(".gguf") for name in self.files):
+            tags.append("gguf")
         return [*tags, f"license:{self.licence}"] if self.licence else tags
 
     def counts(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from typing import Any
 from accounts import keys
 from inference.gateway.snapshot import Snapshot
 from inference.gateway.tables import (
+    Adapter,
     Instance,
     Key,
     Limit,
@@ -44,6 +45,12 @@ class StillSnapshot(Snapshot):
         route = Route(uuid7().bytes, ACME, name, targets=targets, **fields)
         self.routes[ACME, name] = route
         return route
+
+    def add_adapter(self, name: str, instance: Instance, **given: Any) -> Adapter:
+        """One that all replicas of this instance have loaded, unless said otherwise."""
+        fields = {"created_at": datetime.now(UTC), "instance": instance} | given
+        adapter = self.adapters[instance.organization_id, name] = Adapter(name, **fields)
+        return adapter
 
     def add_provider(self, name: str, base_url: str) -> Provider:
         provider = Provider(uuid7().bytes, ACME, name, base_url, "sk-theirs")

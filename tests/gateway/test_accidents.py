@@ -172,12 +172,11 @@ async def test_draining_finishes_streams_and_takes_nothing_new(house: House):
     idle_writer.close()
 
 
-async def test_what_does_not_end_in_time_is_cut_and_booked(house: House, monkeypatch):
-    monkeypatch.setattr("inference.gateway.server.DRAIN_TIMEOUT", 0.2)
+async def test_what_does_not_end_in_time_is_cut_and_booked(house: House):
     reader, writer = await house.connect()
     writer.write(house.call(chat("[[fake tokens=1000 delay=0.02]]", stream=True)))
     await reader.readuntil(b"\r\n\r\n")
-    await house.runtime.stop()
+    await house.runtime.stop(0.2)
     row = await house.closed_row()
     assert row.final.usage.completion_tokens > 0
     writer.close()
@@ -241,4 +240,19 @@ async def test_a_look_up_that_fails_on_us_does_not_hold_its_client_for_ever(hous
     reader, writer = await house.connect()
     writer.write(house.call(chat()))
     assert (await read_answer(reader))[0] == 500
+    writer.close()
+
+
+async def test_told_to_end_once_more_it_waits_for_nothing(house: House):
+    reader, writer = await house.connect()
+    writer.write(house.call(chat("[[fake tokens=1000 delay=0.02]]", stream=True)))
+    await reader.readuntil(b"\r\n\r\n")
+    ending = asyncio.ensure_future(house.runtime.stop(600))
+    await asyncio.sleep(0.1)
+    assert not ending.done()
+    house.runtime.hurried.set()
+    async with asyncio.timeout(5):
+        await ending
+    row = await house.closed_row()
+    assert row.final.usage.completion_tokens > 0
     writer.close()

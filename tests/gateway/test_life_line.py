@@ -175,6 +175,19 @@ async def test_too_long_a_prompt_has_the_code_that_programs_look_for(house: Hous
     assert error.value.code == "context_length_exceeded"
 
 
+async def test_a_model_without_a_chat_template_says_so_and_what_works(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FAKE_ENGINE_NO_CHAT_TEMPLATE", "1")
+    async with house.sdk() as client:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError) as error:
+                await client.chat.completions.create(**chat("Hello?"), stream=stream)
+            assert (error.value.code, error.value.param) == ("no_chat_template", "messages")
+            assert "/v1/completions" in error.value.body["message"]
+        assert (await client.completions.create(model="demo", prompt="Hello")).choices
+
+
 async def test_an_engine_that_is_gone_is_a_503(house: House):
     house.engine_server.close()
     (house.home / "engine.sock").unlink(missing_ok=True)

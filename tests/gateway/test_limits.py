@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from billing.usage_record import Usage
 from inference.gateway.errors import Refusal
-from inference.gateway.limits import Lease, Limiter, Permit, bounds
+from inference.gateway.lease import Lease, bounds
+from inference.gateway.limits import Limiter, Permit
 from inference.gateway.tables import FREE, Price, Window
 from tests.gateway.tables import limit
 
@@ -30,7 +31,9 @@ class Meter:
     def now(self) -> float:
         return self.clock
 
-    def ask(self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False) -> None:
+    def ask(
+        self, lease: Lease, want: int, *, beyond: int = 0, wait: bool = False, least: int = 0
+    ) -> None:
         self.asked.append((lease, want, beyond, wait))
 
     def give(self, lease: Lease, units: int) -> None:

@@ -44,6 +44,7 @@ def tables(*instances, providers=(), **routes):
         instances={(ORG, i.name): i for i in instances},
         instances_by_id={i.id: i for i in instances},
         providers={p.id: p for p in providers},
+        adapters={},
         routes={
             (ORG, name): Route(uuid7().bytes, ORG, name, leave, NOW, tuple(targets))
             for name, (targets, leave) in routes.items()

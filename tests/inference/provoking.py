@@ -35,9 +35,11 @@ class Provocation:
     settings: dict[str, int | str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()  # what the adapter does not write on a CPU
     limit: int = 0  # bytes of address space
-    kill: str = ""  # whom to kill while the model loads: a word of its command line
+    kill: str = ""  # whom to kill: a word of its command line
+    when: str = LOADING  # a word of the log at which it is killed
     chat: bool = False  # ask it something once it serves
     python: Callable[[Path, Path], Path] = lambda python, scratch: python
+    draft: Callable[[Path], None] | None = None  # of a draft model's folder, a copy too
     full: bool = False  # its home and temporary folder are on a full disk
 
 
@@ -105,6 +107,9 @@ PROVOCATIONS: dict[str, Provocation] = {
         config(model_type="gemma2", architectures=["Gemma2ForCausalLM"]),
         settings={"dtype": "float16"},
     ),
+    "other_vocabulary": Provocation(
+        settings={"speculation": "draft_model"}, draft=config(vocab_size=1024)
+    ),
     "no_tokenizer": Provocation(without("tokenizer.json", "tokenizer_config.json")),
     "no_weights": Provocation(without("model.safetensors")),
     "truncated": Provocation(truncated),
@@ -112,10 +117,13 @@ PROVOCATIONS: dict[str, Provocation] = {
     "kv_space": Provocation(config(max_position_embeddings=2_000_000)),
     "host_memory": Provocation(settings={"kv_cache_gib": 1000}),
     "memory_limit": Provocation(limit=2 * GIB),
-    "full_disk": Provocation(full=True),
+    # As on a GPU, where it compiles, and keeps what it has compiled.
+    "full_disk": Provocation(full=True, flags=("--no-enforce-eager",)),
     "damaged_environment": Provocation(python=lacking("msgspec")),
     "killed": Provocation(kill="api_server"),
     "killed_core": Provocation(kill="EngineCore"),
+    "killed_serving_core": Provocation(kill="EngineCore", when=SERVING),
+    "killed_serving_worker": Provocation(kill="Worker", when=SERVING),
     "no_chat_template": Provocation(without_template, chat=True),
     "healthy": Provocation(),
 }
@@ -127,12 +135,16 @@ def provoke(name: str, python: Path, scratch: Path) -> tuple[int | None, str]:
     model, log, socket = scratch / "model", scratch / "engine.log", scratch / "engine.sock"
     shutil.copytree(MODEL, model)
     provocation.spoil(model)
+    if provocation.draft:
+        shutil.copytree(MODEL, scratch / "draft")
+        provocation.draft(scratch / "draft")
     launch = Launch(
         model_path=str(model),
         served_model_name="demo",
         socket=str(socket),
         variant="cpu",
         settings=provocation.settings,
+        draft_path=str(scratch / "draft") if provocation.draft else "",
     )
     command = ENGINE.command(str(provocation.python(python, scratch)))
     with _disk(scratch / "t", full=provocation.full) as disk, log.open("wb") as out:
@@ -148,7 +160,7 @@ def provoke(name: str, python: Path, scratch: Path) -> tuple[int | None, str]:
             start_new_session=True,
         )
         try:
-            code = _end(process, provocation.kill, log)
+            code = _end(process, provocation, log)
             if code is None and provocation.chat:
                 _chat(socket)
             return code, log.read_text(errors="replace")
@@ -178,15 +190,16 @@ def _limiter(size: int) -> Callable[[], None] | None:
     return (lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))) if size else None
 
 
-def _end(process: "subprocess.Popen[bytes]", kill: str, log: Path) -> int | None:
+def _end(process: "subprocess.Popen[bytes]", provocation: Provocation, log: Path) -> int | None:
     """Its exit code; None once it serves."""
     deadline = time.monotonic() + PATIENCE
     while process.poll() is None:
         assert time.monotonic() < deadline, "it neither serves nor ends"
         text = log.read_text(errors="replace")
-        if SERVING in text:
+        kill = provocation.kill
+        if SERVING in text and not kill:
             return None
-        if kill and LOADING in text and (victim := _of_session(process.pid, kill)):
+        if kill and provocation.when in text and (victim := _of_session(process.pid, kill)):
             os.kill(victim, signal.SIGKILL)
         time.sleep(0.2)
     return process.returncode
@@ -206,7 +219,8 @@ def _chat(socket: Path) -> None:
     question = {"model": "demo", "messages": [{"role": "user", "content": "Hello?"}]}
     with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(socket)), timeout=60) as client:
         answer = client.post("http://engine/v1/chat/completions", json=question)
-    assert answer.status_code == 400
+        asked = client.post("http://engine/tokenize", json=question)  # as the supervisor does
+    assert (answer.status_code, asked.status_code) == (400, 400)
     with (socket.parent / "engine.log").open("a") as log:
         log.write(f"{answer.text}\n")
 

@@ -150,6 +150,18 @@ def test_a_models_page_says_what_it_is_and_leads_to_an_instance(
     assert NO_DEPLOY not in text
 
 
+def test_a_base_models_page_says_that_it_cannot_chat(
+    alice_client: Client, hub: FakeHub, node: Node
+) -> None:
+    hub.add("acme/base", tiny_model() | {"tokenizer_config.json": b"{}"})
+    hub.add("acme/chat", tiny_model())
+
+    base, chat = (page(alice_client, f"hub/acme/{name}/") for name in ("base", "chat"))
+
+    assert "This model has no chat template" in base
+    assert "no chat template" not in chat
+
+
 def test_the_bundled_model_has_a_page(alice_client: Client, node: Node) -> None:
     text = page(alice_client, "bundled/modelport/demo/")
     assert demo.model_revision() in text
@@ -191,9 +203,8 @@ def test_a_model_page_without_the_hub_says_so(alice_client: Client, hub: FakeHub
     ("files", "sentence"),
     [
         ({"config.json": b"{}", "pytorch_model.bin": b"\x80"}, "Its weights are pickles"),
-        ({"model.gguf": b"GGUF"}, "Its weights are GGUF files"),
         (tiny_model(auto_map={"AutoModel": "evil.Model"}), "It brings Python code of its own"),
-        ({"README.md": b""}, "It has no weights in safetensors format."),
+        ({"README.md": b""}, "no weights in safetensors format, and no GGUF file"),
         (
             {"model.safetensors": tiny_model()["model.safetensors"]},
             "no config.json that names an architecture",

@@ -48,7 +48,7 @@ def test_a_model_is_told_in_full_and_pinned(alice_client: Client, hub: FakeHub) 
     assert (body["revision"], body["context_length"]) == (tiny.commit, 2048)
     assert {"path": "README.md", "size_bytes": 34, "fetched": False} in body["files"]
     (fit,) = body["fits"]
-    assert (fit["node"], fit["verdict"], fit["gpu_count"]) == ("desk", "fits", 0)
+    assert (fit["nodes"], fit["verdict"], fit["gpu_count"]) == (["desk"], "fits", 0)
     assert fit["needed_bytes"] < fit["available_bytes"]
     assert fit["sentences"]
     assert body["obstacle"] == ""

@@ -10,10 +10,12 @@ import pytest
 from inference.lifecycle import ATTEMPTS, Desired, InstanceState, Stage, settled, transition
 from inference.lifecycle import ForbiddenTransition as Forbidden
 from inference.provisioners.base import Observed, Phase, Reason
+from inference.reconciler import crashes
 from inference.reconciler.decision import (
     BLAMELESS,
     CIRCUMSTANCES,
     FEWER,
+    HASTE,
     HOPELESS,
     LONGEST_BACKOFF,
     backoff,
@@ -109,7 +111,7 @@ def names(actions: list[Action]) -> list[str]:
         (of(WANTED, (SERVING, seen(Phase.DEGRADED))), ["Unmark", "Show"]),
         (of(WANTED, (SERVING, seen(Phase.LOADING))), ["Unmark", "Show"]),
         (of(WANTED, (SERVING, seen(Phase.STOPPING))), ["Unmark"]),
-        (of(WANTED, (SERVING, ended())), ["End", "Show"]),
+        (of(WANTED, (SERVING, ended())), ["End", "Create", "Show"]),
         # The row is there; whether the place was asked is not known.
         (of(WANTED, (NEW, None)), ["Ensure"]),
         (of(WANTED, (NEW, seen(Phase.GONE)), retry_at=LATER), []),
@@ -262,13 +264,28 @@ def test_it_falls_asleep_when_nobody_has_asked_for_long_enough() -> None:
         assert "FallAsleep" not in names(decide(busy))
 
 
-def test_the_schedule_puts_to_sleep_and_wakes() -> None:
-    view = replace(WANTED, sleep_after=timedelta(minutes=10), night=True)
-    assert FallAsleep(by_schedule=True) in decide(of(view, (SERVING, IDLE)))
+def test_the_schedule_puts_to_sleep_at_its_hour_and_wakes() -> None:
+    view = replace(WANTED, sleep_after=timedelta(minutes=10), night_since=NOW)
+    from_the_day = replace(SERVING, began_at=NOW - timedelta(seconds=1))
+    assert FallAsleep(by_schedule=True) in decide(of(view, (from_the_day, UP)))
+    coming = replace(COMING, began_at=NOW - timedelta(seconds=1))
+    assert FallAsleep(by_schedule=True) in decide(of(view, (coming, seen(Phase.LOADING))))
+    woken = replace(SERVING, began_at=NOW)
+    assert "FallAsleep" not in names(decide(of(view, (woken, UP))))
+    assert FallAsleep(by_schedule=True) in decide(of(view, (woken, IDLE)))
     asleep = replace(ASLEEP, state=InstanceState.ASLEEP, sleeps_by_schedule=True)
-    assert decide(replace(asleep, night=True)) == [Show(InstanceState.ASLEEP)]
+    assert decide(replace(asleep, night_since=NOW)) == [Show(InstanceState.ASLEEP)]
     assert decide(asleep) == [Wake()]
     assert decide(replace(asleep, sleeps_by_schedule=False)) == [Show(InstanceState.ASLEEP)]
+
+
+def test_answers_under_way_have_long_where_nobody_waits_for_the_end() -> None:
+    patient = Stop("a").grace
+    assert decide(of(ASLEEP, (SERVING, UP)))[0] == Stop("a", patient)
+    assert patient > HASTE
+    for view in (STOPPED, DELETED):
+        assert decide(of(view, (SERVING, UP)))[0] == Stop("a", HASTE)
+    assert decide(of(replace(WANTED, at_once=True), (OLD, UP)))[0] == Stop("o", HASTE)
 
 
 # Out of reach
@@ -337,15 +354,85 @@ def test_a_start_that_fails_is_tried_with_growing_pauses_and_then_left_to_a_pers
     assert backoff(99) == LONGEST_BACKOFF
 
 
+# Deaths of engines that had been ready
+
+
+def died(*minutes_ago: float, start_seconds: int | None = 40, **more: Any) -> View:
+    """One that has served is dead, and so many before it in its place were."""
+    before = tuple(NOW - timedelta(minutes=ago) for ago in minutes_ago)
+    view = replace(WANTED, state=InstanceState.READY, start_seconds=start_seconds, **more)
+    return of(view, (replace(SERVING, died=before), ended(Reason.CRASHED, -9)))
+
+
 @pytest.mark.parametrize("reason", [Reason.CRASHED, Reason.OUT_OF_MEMORY])
 @pytest.mark.parametrize("attempts", [0, ATTEMPTS - 1, 50])
-def test_an_engine_that_has_served_always_comes_back_soon(reason: Reason, attempts: int) -> None:
+def test_an_engine_that_has_served_comes_back_at_once(reason: Reason, attempts: int) -> None:
     view = of(WANTED, (SERVING, ended(reason, -9)), attempts=attempts)
-    end, shown = decide(view)
-    assert end == End("a", reason, "It ended.", -9)
+    actions = decide(replace(view, attempts=0))
+    assert actions[:2] == [End("a", reason, "It ended.", -9), Create(0)]
+    shown = decide(view)[-1]
     assert isinstance(shown, Show)
-    assert (shown.state, shown.attempts) == (InstanceState.PROVISIONING, 1)
-    assert shown.retry_at == NOW + timedelta(seconds=1)
+    assert (shown.state, shown.attempts) == (InstanceState.PROVISIONING, 0)
+    assert shown.retry_at is None
+
+
+@pytest.mark.parametrize(
+    ("minutes_ago", "pause"),
+    [
+        ((), None),
+        ((2, 4), None),  # the third within ten minutes
+        ((2, 4, 6), 1.0),
+        ((2, 4, 6, 8), 2.0),
+        ((11, 12, 13, 14, 15, 16), None),  # whoever serves for ten minutes has a clean slate
+        ((9, 11, 13, 15, 17, 19), None),
+        ([3.5 * n for n in range(1, 20)], None),  # killed twenty times, and served in between
+    ],
+)
+def test_pauses_grow_with_the_deaths_within_ten_minutes(
+    minutes_ago: tuple[float, ...], pause: float | None
+) -> None:
+    shown = decide(died(*minutes_ago))[-1]
+    assert isinstance(shown, Show)
+    assert shown.state == InstanceState.PROVISIONING
+    waits = (shown.retry_at - NOW).total_seconds() if shown.retry_at else None
+    assert waits == pause
+
+
+def test_what_dies_again_and_again_is_left_to_a_person_with_the_reason() -> None:
+    end, gave_up, shown = decide(died(0.5, 1, 1.5, 2, 2.5))
+    assert end == End("a", Reason.CRASHED, "It ended.", -9)
+    said = "It started and died 6 times within 3 min. It ended."
+    assert gave_up == GiveUp(Reason.CRASHED, said)
+    assert shown == Show(InstanceState.FAILED, Stage.NONE, Reason.CRASHED, said, ATTEMPTS)
+    assert crashes.MOST == 6
+
+
+def test_what_takes_long_to_start_has_a_longer_window() -> None:
+    """Else an engine that starts for five minutes could die for ever."""
+    deaths = [6.0 * n for n in range(1, 6)]
+    assert names(decide(died(*deaths, start_seconds=300)))[1] == "GiveUp"
+    assert names(decide(died(*deaths, start_seconds=None)))[1] == "Create"
+    served = [18.0 * n for n in range(1, 20)]
+    assert names(decide(died(*served, start_seconds=300)))[1] == "Create"
+
+
+def test_a_death_among_others_that_die_again_and_again_is_not_their_fault() -> None:
+    """One of two loops, the other dies for the first time at the same look."""
+    looping = replace(SERVING, died=tuple(NOW - timedelta(minutes=n) for n in range(1, 6)))
+    other = replace(SERVING, id="b", index=1)
+    for replicas in ((looping, other), (other, looping)):
+        view = of(WANTED, *((one, ended(Reason.CRASHED)) for one in replicas), wanted=2)
+        assert names(decide(view)) == ["End", "End", "Create", "Create", "Show"]
+
+
+def test_one_that_dies_again_and_again_leaves_the_others_serving() -> None:
+    looping = replace(SERVING, died=tuple(NOW - timedelta(minutes=n) for n in range(1, 6)))
+    other = replace(SERVING, id="b", index=1)
+    view = of(WANTED, (looping, ended(Reason.CRASHED)), (other, UP), wanted=2)
+    *_, shown = decide(view)
+    assert isinstance(shown, Show)
+    assert (shown.state, shown.attempts) == (InstanceState.DEGRADED, ATTEMPTS)
+    assert shown.message.startswith("It started and died 6 times")
 
 
 @pytest.mark.parametrize("reason", CIRCUMSTANCES)

@@ -88,6 +88,10 @@ def test_without_a_sign_the_exit_code_speaks(code: int | None, word: str) -> Non
     assert diagnosis.reason == "crashed" and word in diagnosis.message
 
 
+def test_a_processor_that_is_too_old_is_not_the_models_fault() -> None:
+    assert diagnose(-signal.SIGILL, ["loading model"]).code == Code.PROCESSOR
+
+
 def test_what_a_healthy_engine_prints_is_no_sign() -> None:
     assert "trust_remote_code=False" in "\n".join(read("healthy"))
 

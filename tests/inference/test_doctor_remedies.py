@@ -54,6 +54,13 @@ def test_a_setting_is_changed_to_what_the_log_allows(
     assert first(diagnose(1, read(log)), ONE_GPU).settings == settings
 
 
+def test_what_a_draft_model_cannot_guess_for_is_served_without_it() -> None:
+    guessing = Situation(settings={"speculation": "draft_model", "speculative_tokens": 3})
+    diagnosis = diagnose(1, read("other_vocabulary"))
+
+    assert guessing.changed(first(diagnosis, guessing)) == {}
+
+
 @pytest.mark.parametrize(
     ("log", "asked", "there", "count"),
     [

@@ -107,7 +107,7 @@ def test_a_wrong_token_is_told_from_a_hub_that_is_away(hub: FakeHub) -> None:
     ("files", "refusal"),
     [
         ({"config.json": b"{}", "pytorch_model.bin": b"\x80\x02"}, Refusal.PICKLE_ONLY),
-        ({"model-Q4_K_M.gguf": b"GGUF"}, Refusal.GGUF_ONLY),
+        ({"model-Q4_K_M.gguf": b"GGUF"}, Refusal.CHOOSE_FILE),
         (tiny_model(auto_map={"AutoModelForCausalLM": "evil.Model"}), Refusal.NEEDS_CODE),
         (
             tiny_model() | {"processor_config.json": b'{"auto_map": {"AutoProcessor": "x.Y"}}'},

@@ -142,6 +142,22 @@ def test_a_failure_without_an_engine_is_explained_from_what_the_place_said(
     assert 'href="/o/acme/settings/hub-token/"' in page
 
 
+def test_an_engine_that_dies_again_and_again_is_told_with_its_last_cause_and_remedies(
+    alice_client: Client, instance: Instance
+) -> None:
+    fail(instance, "healthy", "crashed")
+    said = "It started and died 6 times within 4 min. The engine was killed."
+    Replica.objects.update(ready_at=timezone.now(), exit_code=-9, start_log="")
+    Instance.objects.update(message=said, reason="crashed")
+
+    page = alice_client.get(instance.get_absolute_url()).content.decode()
+
+    assert "The instance dies again and again" in page
+    assert "It started and died 6 times within 4 min. The engine was killed." in page
+    assert "Most often the system does so when memory runs out." in page
+    assert 'value="retry"' in page
+
+
 def test_who_may_read_and_who_may_act(
     bob: User, charlie_client: Client, client: Client, instance: Instance
 ) -> None:

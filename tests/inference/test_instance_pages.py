@@ -130,6 +130,17 @@ def test_without_a_supervisor_the_log_says_so(alice_client: Client, instance: In
     assert "cannot be reached" in alice_client.get(url).content.decode()
 
 
+@pytest.mark.parametrize(("chats", "said"), [(False, True), (True, False), (None, False)])
+def test_a_model_without_a_chat_template_is_told_of_while_it_serves(
+    alice_client: Client, instance: Instance, chats: bool | None, said: bool
+) -> None:
+    instance.replicas.create(
+        organization=instance.organization, generation=1, state="ready", chats=chats
+    )
+    page = alice_client.get(instance.get_absolute_url()).content.decode()
+    assert ("This model has no chat template" in page) is said
+
+
 @pytest.mark.parametrize("tab", ["", "logs/", "events/"])
 def test_who_sees_an_instance(
     bob: User, charlie_client: Client, client: Client, instance: Instance, tab: str

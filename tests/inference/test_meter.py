@@ -110,7 +110,7 @@ def test_a_database_that_is_away_delays_and_loses_nothing(
     write_final(journal, loop, request)
     meter = Meter(tmp_path)
 
-    def away(batch: object) -> None:
+    def away(batch: object, writer: str) -> None:
         raise OperationalError("the server is away")
 
     with monkeypatch.context() as patched:

@@ -62,6 +62,24 @@ def test_a_card_says_what_config_and_headers_say() -> None:
     assert card.refusal is None
 
 
+@pytest.mark.parametrize(
+    ("names", "config", "template", "cannot"),
+    [
+        (SAFE, LLAMA, None, True),
+        (SAFE, LLAMA, "{{ messages }}", False),
+        ([*SAFE, "chat_template.jinja"], LLAMA, None, False),
+        ([*SAFE, "tekken.json"], LLAMA, None, False),  # Mistral's own
+        (SAFE, {"architectures": ["BertModel"]}, None, False),  # nobody expects it to
+        (["pytorch_model.bin"], LLAMA, None, False),  # it has other troubles
+    ],
+)
+def test_a_base_model_cannot_chat(
+    names: list[str], config: dict[str, Any], template: str | None, cannot: bool
+) -> None:
+    said = {"chat_template": template} if template else {}
+    assert card_of(names, config, tokenizer_config=said).cannot_chat is cannot
+
+
 def test_the_number_format_comes_from_the_headers_when_config_is_silent() -> None:
     config = {key: value for key, value in LLAMA.items() if key != "torch_dtype"}
     assert card_of(SAFE, config, tensors={"F32": 5, "F16": 500}).dtype == "float16"
@@ -134,7 +152,7 @@ def test_context_length_is_derived_as_the_engine_derives_it(
         (SAFE, None),
         (["config.json", "pytorch_model.bin"], Refusal.PICKLE_ONLY),
         (["config.json", "model.pt"], Refusal.PICKLE_ONLY),
-        (["config.json", "model-Q4_K_M.gguf"], Refusal.GGUF_ONLY),
+        (["config.json", "model-Q4_K_M.gguf"], Refusal.CHOOSE_FILE),
         (["config.json", "README.md"], Refusal.NO_WEIGHTS),
         # pickles beside safetensors are left where they are
         ([*SAFE, "pytorch_model.bin"], None),
@@ -154,6 +172,12 @@ def test_a_model_that_brings_its_own_code_is_refused(where: str) -> None:
     else:
         card = card_of(SAFE, tokenizer_config=auto_map)
     assert card.refusal is Refusal.NEEDS_CODE
+
+
+def test_a_model_that_names_another_in_its_place_is_refused() -> None:
+    elsewhere = {"verifier": {"name_or_path": "/srv/models/of-somebody-else"}}
+    assert card_of(SAFE, LLAMA | {"speculators_config": elsewhere}).refusal is Refusal.OTHER_MODEL
+    assert card_of(SAFE, LLAMA | {"speculators_config": None}).refusal is None
 
 
 def test_safetensors_without_a_configuration_are_refused() -> None:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from django.db.models import F
 from django.utils import timezone
 
 from accounts.models import Organization, User
@@ -11,7 +12,7 @@ from inference.lifecycle import ATTEMPTS, Desired, InstanceState
 from inference.models import Instance, InstanceEvent, MetricSample, Node, Replica
 from inference.provisioners.base import Figures, Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
-from inference.reconciler import Reconciler
+from inference.reconciler import Reconciler, crashes
 
 
 @pytest.fixture
@@ -128,6 +129,82 @@ def test_a_start_that_keeps_failing_stops_with_its_reason(
     assert instance.replicas.count() == ATTEMPTS
     assert instance.request_start(alice)
     assert rounds(reconciler, instance).state == InstanceState.READY
+
+
+def kill(place: FakeProvisioner, instance: Instance) -> None:
+    """As soon as it is ready: the one engine that it has."""
+    place.crash(str(instance.replicas.get(state=Replica.State.READY).id), exit_code=-9)
+
+
+def test_an_engine_that_dies_again_and_again_stops_with_the_reason_until_somebody_asks(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = ask(acme, alice)
+    for _ in range(crashes.MOST):
+        assert rounds(reconciler, instance).state == InstanceState.READY
+        kill(place, instance)
+    assert rounds(reconciler, instance).state == InstanceState.FAILED
+    assert instance.message.startswith("It started and died 6 times within 1 min. ")
+    assert instance.replicas.count() == crashes.MOST
+    assert not instance.served.filter(ended_at=None).exists()
+    assert instance.revisions.get().failed_at is None  # it has served, so it can
+
+    assert instance.request_start(alice)
+    for _ in range(crashes.MOST - 1):  # afresh
+        assert rounds(reconciler, instance).state == InstanceState.READY
+        kill(place, instance)
+    assert rounds(reconciler, instance).state == InstanceState.READY
+
+
+def test_an_engine_that_serves_in_between_is_killed_twenty_times_and_back_at_the_next_look(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    """P11, as the reconciler has it: time is moved, so that it has served for four minutes."""
+    instance = rounds(reconciler, ask(acme, alice))
+    for _ in range(20):
+        kill(place, instance)
+        reconciler.round()
+        instance.refresh_from_db()
+        assert instance.retry_at is None
+        # The next one is asked for at the look that sees the last one dead.
+        fresh = instance.replicas.get(state=Replica.State.STARTING)
+        assert str(fresh.id) in place.replicas
+        assert rounds(reconciler, instance, 5).state == InstanceState.READY
+        ago = timedelta(minutes=4)
+        instance.replicas.exclude(ended_at=None).update(ended_at=F("ended_at") - ago)
+    assert instance.replicas.count() == 21
+    assert instance.served.count() == 21
+
+
+def test_one_whose_answer_was_not_kept_and_that_is_lost_is_not_started_a_second_time(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = ask(acme, alice)
+    reconciler.round()
+    Replica.objects.update(handle=None)  # killed between the two
+    assert rounds(reconciler, instance).state == InstanceState.READY
+    first = instance.replicas.get()
+    assert first.handle is not None
+    del place.replicas[str(first.id)]
+
+    reconciler.round()
+
+    first.refresh_from_db()
+    assert (first.state, first.end_reason) == (Replica.State.GONE, Reason.NODE_LOST)
+    assert str(first.id) not in place.replicas
+    assert not instance.served.filter(ended_at=None).exists()
+
+
+def test_the_controller_sees_between_its_rounds_that_an_engine_has_died(
+    acme: Organization, alice: User, reconciler: Reconciler, place: FakeProvisioner
+) -> None:
+    instance = rounds(reconciler, ask(acme, alice))
+    reconciler.round()
+    assert not reconciler.stirs()
+    kill(place, instance)
+    assert reconciler.stirs()
+    place.unreachable = True
+    assert not reconciler.stirs()
 
 
 def test_what_cannot_succeed_is_not_tried_again(

@@ -14,9 +14,11 @@ import os
 from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django.core.exceptions import ValidationError
 from django.db import connection, transaction
+from django.db.models import Count
 from django.utils import timezone
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as Step
@@ -36,7 +38,7 @@ from inference.lifecycle import Desired, InstanceState
 from inference.models import Instance, Node, Replica, ServingInterval
 from inference.provisioners.base import Phase, Reason
 from inference.provisioners.fake import FakeProvisioner
-from inference.reconciler import Reconciler
+from inference.reconciler import Reconciler, crashes
 
 REASONS = [
     Reason.CRASHED,
@@ -45,6 +47,7 @@ REASONS = [
     Reason.NODE_LOST,
     Reason.INSUFFICIENT_CAPACITY,
 ]
+DEADLY = [Reason.CRASHED, Reason.OUT_OF_MEMORY]  # where the engine itself is at fault
 WHICH = st.integers(0, 1)
 TOKENS = st.sampled_from([256, 512, 1024])
 QUICK = 12
@@ -104,6 +107,7 @@ class Life(RuleBasedStateMachine):
         self.made: list[Instance] = []
         self.away: dict[str, Any] = {}  # engines that the machine has forgotten for now
         self.returned: set[str] = set()
+        self.scaled: set[UUID] = set()
 
     def teardown(self) -> None:
         try:
@@ -157,6 +161,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(which=WHICH, looks=st.integers(0, 5), count=st.integers(1, 3))
     def scale(self, which: int, looks: int, count: int) -> None:
+        self.scaled.add(self.chosen(which).id)
         self.chosen(which).set_replicas(self.alice, count)
         self.look(looks)
 
@@ -185,6 +190,15 @@ class Life(RuleBasedStateMachine):
     @rule(data=st.data(), reason=st.sampled_from(REASONS))
     def engine_dies(self, data: st.DataObject, reason: Reason) -> None:
         self.place.crash(data.draw(st.sampled_from(self.up())), reason=reason)
+
+    @rule(which=WHICH, times=st.integers(1, 8), reason=st.sampled_from(DEADLY))
+    def engine_dies_whenever_it_is_ready(self, which: int, times: int, reason: Reason) -> None:
+        chosen = self.chosen(which)
+        for _ in range(times):
+            self.look(4)
+            for replica in chosen.replicas.filter(state=Replica.State.READY):
+                if str(replica.id) in self.place.replicas:
+                    self.place.crash(str(replica.id), reason=reason)
 
     @precondition(lambda self: self.up())
     @rule(data=st.data())
@@ -268,6 +282,14 @@ class Life(RuleBasedStateMachine):
         running = {self.place.replicas[id].spec.instance_id for id in self.meant()}
         dead = Instance.objects.exclude(deleted_at=None).values_list("id", flat=True)
         assert not running & {str(id) for id in dead}
+
+    @invariant()
+    def what_dies_again_and_again_is_left_alone(self) -> None:
+        """All of an example is within the window. Several replicas have hope for each other."""
+        dead = Replica.objects.filter(state=Replica.State.GONE, end_reason__in=DEADLY)
+        dead = dead.exclude(ready_at=None).exclude(instance__in=self.scaled)
+        for row in dead.values("instance", "generation").annotate(count=Count("id")):
+            assert row["count"] <= crashes.MOST
 
     @invariant()
     def only_what_was_seen_ready_serves(self) -> None:

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.test import Client
 from django.utils import timezone
 
 from accounts.models import Organization, User
@@ -367,3 +368,32 @@ def test_how_long_a_start_takes_is_measured_without_the_wait_for_room(
     rounds(reconciler, instance)
     assert instance.typical_start_seconds is not None
     assert instance.typical_start_seconds < 60
+
+
+def last_start(client: Client, instance: Instance) -> str:
+    page = client.get(instance.get_absolute_url()).content.decode()
+    return page.partition('id="last-start"')[2].partition("</section>")[0]
+
+
+def test_the_last_start_of_a_revision_that_could_not_come_in_is_not_told_as_ready(
+    instance: Instance,
+    alice: User,
+    alice_client: Client,
+    reconciler: Reconciler,
+    place: FakeProvisioner,
+) -> None:
+    assert "Ready" in last_start(alice_client, instance)
+    instance.change(alice, settings={"max_model_len": 256})
+    rounds(reconciler, instance, 3)
+    fail_what_starts(place, Reason.OUT_OF_MEMORY)
+    rounds(reconciler, instance)
+
+    panel = last_start(alice_client, instance)
+
+    assert instance.state == InstanceState.READY
+    assert "Failed" in panel and "Ready" not in panel
+    assert instance.events.filter(reason="start_failed").get().data == {"code": "out_of_memory"}
+    instance.request_start(alice)
+    rounds(reconciler, instance)
+    panel = last_start(alice_client, instance)
+    assert "Ready" in panel and "Failed" not in panel

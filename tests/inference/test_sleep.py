@@ -13,7 +13,7 @@ from inference.lifecycle import Desired, InstanceState
 from inference.models import Instance, Replica, ScheduleEntry
 from inference.provisioners.fake import FakeProvisioner
 from inference.reconciler import Reconciler
-from inference.reconciler.schedule import wanted_replicas
+from inference.reconciler.schedule import none_since, wanted_replicas
 from tests.inference.making import a_wish, rounds
 
 MONDAY, FRIDAY, WEEK = 1, 16, 127
@@ -81,6 +81,29 @@ def test_of_overlapping_entries_the_one_made_last_holds() -> None:
     assert wanted_replicas(2, [DAY, lunch], noon) == 1
     assert wanted_replicas(2, [lunch, DAY], noon) == 4
     assert wanted_replicas(2, [], noon) == 2
+
+
+TWO_NIGHTS = [NIGHT, Hours(time(6), time(8), 0)]  # one after the other
+
+
+@pytest.mark.parametrize(
+    ("entries", "now", "expected"),
+    [
+        ([], at("2026-11-20 23:00"), None),
+        ([DAY], at("2026-11-20 12:00"), None),
+        ([NIGHT], at("2026-11-20 21:59:59"), None),
+        ([NIGHT], at("2026-11-20 22:00"), at("2026-11-20 22:00")),
+        ([NIGHT], at("2026-11-21 05:59"), at("2026-11-20 22:00")),
+        (TWO_NIGHTS, at("2026-11-21 07:00"), at("2026-11-20 22:00")),
+        ([NIGHT, Hours(time(23), time(1), 1)], at("2026-11-21 02:00"), at("2026-11-21 01:00")),
+        ([BERLIN_NIGHT], at("2026-11-20 01:00"), at("2026-11-20 00:00")),
+        ([Hours(time(0), time(0), 0)], at("2026-11-20 12:00"), at("2026-11-13 12:00")),
+    ],
+)
+def test_none_is_wanted_since_then(
+    entries: list[Hours], now: datetime, expected: datetime | None
+) -> None:
+    assert none_since(entries, now) == expected
 
 
 @pytest.fixture
@@ -189,28 +212,34 @@ def test_the_schedule_sets_the_count_and_gives_it_back(
     assert instance.replicas.filter(state=Replica.State.READY).count() == 1
 
 
-def test_at_night_it_sleeps_and_in_the_morning_it_wakes(
+def serves_since(instance: Instance, **ago: float) -> None:
+    instance.replicas.update(created_at=timezone.now() - timedelta(**ago))
+
+
+def test_at_the_hour_it_sleeps_however_busy_and_in_the_morning_it_wakes(
     instance: Instance, alice: User, reconciler: Reconciler, place: FakeProvisioner
 ) -> None:
     instance.set_sleep(alice, None)
+    serves_since(instance, days=8)
+    place.work(str(instance.replicas.get().id))
     instance.set_schedule(alice, [always(0)])
-    idle(place, 14)
-    assert rounds(reconciler, instance).state == InstanceState.READY  # it is being used
-    idle(place, 16)
     assert rounds(reconciler, instance).state == InstanceState.ASLEEP
+    assert instance.sleeps_by_schedule
     instance.set_schedule(alice, [always(2)])  # it is day
     assert rounds(reconciler, instance, 24).state == InstanceState.READY
     assert instance.replicas.filter(state=Replica.State.READY).count() == 2
 
 
-def test_who_asks_at_night_wakes_it_for_a_while(
+def test_who_asks_at_night_wakes_it_until_it_has_been_idle_for_a_while(
     instance: Instance, alice: User, reconciler: Reconciler, place: FakeProvisioner
 ) -> None:
     instance.set_sleep(alice, None)
+    serves_since(instance, days=8)
     instance.set_schedule(alice, [always(0)])
-    idle(place, 16)
     rounds(reconciler, instance)
     instance.request_wake(None)
+    assert rounds(reconciler, instance).state == InstanceState.READY
+    idle(place, 14)
     assert rounds(reconciler, instance).state == InstanceState.READY
     idle(place, 16)
     assert rounds(reconciler, instance).state == InstanceState.ASLEEP

@@ -16,6 +16,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_ENGINE = f"{sys.executable} -m tests.fakes.engine"
+PATIENCE = 300.0  # seconds until it is up; 10 on a quiet machine, more than 120 on a very busy one
 # What would make the child use the test run's own servers, or think it is a test.
 NOT_PASSED_ON = {"DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE"}
 
@@ -112,7 +113,7 @@ def start(engines: Path | None = None) -> Running:
             stderr=log,
         )
     running = Running(home, port, process)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while "Modelport is ready" not in (said := (home / "up.log").read_text()):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from openai import RateLimitError
+from openai import NotFoundError, RateLimitError
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.fakes.hub import tiny_adapter, write_files
 from tests.journeys import steps
 from tests.journeys.conftest import Watched
 from tests.journeys.running import Running
@@ -23,7 +24,14 @@ AXE = {
         "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     }
 }
-SIGNED_OUT = ["/", "/account/login/", "/account/signup/", "/account/password/reset/", "/outbox/"]
+SIGNED_OUT = [
+    "/",
+    "/pricing/",
+    "/account/login/",
+    "/account/signup/",
+    "/account/password/reset/",
+    "/outbox/",
+]
 SIGNED_IN = [
     "/o/pages/",
     "/o/pages/models/",
@@ -36,6 +44,8 @@ SIGNED_IN = [
     "{instance}/events/",
     "{instance}/attempts/",
     "{instance}/limits/",
+    "{instance}/adapters/",
+    "{instance}/settings/",
     "/o/pages/routes/",
     "/o/pages/routes/new/",
     "{route}/",
@@ -211,6 +221,34 @@ def test_a_limit_of_a_key_holds_as_soon_as_it_is_saved(
         client.chat.completions.create(**ask)  # type: ignore[call-overload]
     assert refused.value.code == "rate_limit_exceeded"
     assert refused.value.response.headers["x-ratelimit-limit-requests"] == "1"
+
+
+def test_an_adapter_is_added_and_called_without_a_restart(
+    open_context: Callable[..., BrowserContext], portal: Running, session: dict[str, Any]
+) -> None:
+    write_files(portal.home / "models" / "tone", tiny_adapter(width=128))
+    narrow = {"viewport": {"width": 390, "height": 900}, "bypass_csp": True}
+    page = open_context(storage_state=session["state"], **narrow).new_page()
+    instance = portal.url + session["places"]["instance"]
+    page.goto(f"{instance}/settings/")
+    page.get_by_label("LoRA adapters").check()
+    page.get_by_role("button", name="Make this revision").click()
+    page.get_by_role("main").get_by_role("link", name="Adapters").click()
+    page.get_by_label("Name").fill("tone")
+    page.get_by_label("Source").select_option(label="Local folder")
+    page.get_by_label("Adapter", exact=True).fill("tone")
+    page.get_by_label("Adapter", exact=True).press("Enter")
+    row = page.get_by_role("row", name="tone")
+    expect(row).to_contain_text("Ready", timeout=60_000)
+    check(page, "adapters")
+    client = steps.sdk(portal, session["key"])
+    ask = {"model": "tone", "messages": [{"role": "user", "content": "Hello"}]}
+    answer = client.chat.completions.create(**ask)  # type: ignore[call-overload]
+    assert answer.model == "tone"
+    page.get_by_role("button", name="Remove tone").click()
+    expect(row).to_have_count(0, timeout=30_000)
+    with pytest.raises(NotFoundError):
+        client.chat.completions.create(**ask)  # type: ignore[call-overload]
 
 
 def test_the_theme_is_remembered(signed_in: Page, portal: Running) -> None:

@@ -198,7 +198,7 @@ RATES = {"prompt": "0.15", "cached": "0.075", "completion": "0.6", "reasoning": 
 def test_prices_are_entered_once_and_for_what_comes(operator: Client, db: None) -> None:
     address = reverse("ops-prices")
     assert operator.post(address, RATES | {"request": "0"}).url == address
-    book = PriceBook.of_house()
+    book = PriceBook.of_house("USD")
     newest = book.versions.first()
     assert newest is not None
     rates = dict(newest.rates.values_list("meter", "nano"))

@@ -1,6 +1,7 @@
 """The environment: defaults that work, and a sentence for every wrong value."""
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ def test_a_bare_environment_is_enough() -> None:
     assert env.port == 8000
     assert env.public_url == "http://localhost:8000"
     assert env.gateway_url == "http://127.0.0.1:8000"
-    assert env.database.startswith("postgresql://postgres@/modelport?host=/")
+    assert env.database.startswith("postgresql://modelport@/modelport?host=/")
+    assert env.database_owner == env.database.replace("modelport@", "postgres@")
     assert env.redis.startswith("unix:///")
 
 
@@ -71,9 +73,18 @@ def test_the_payment_demo_is_for_this_machines_own_browser() -> None:
     assert read({"STRIPE_SECRET_KEY": "rk_test_x"}).payment_mode == "test"
 
 
+@pytest.mark.parametrize("value", ["VAT", "5", "0 VAT", "101 VAT", "1.2345 VAT", "NaN VAT"])
+def test_a_tax_is_a_rate_and_a_name(value: str) -> None:
+    assert read({"INVOICE_TAX": "7.7 MWST"}).invoice_tax == (Decimal("7.7"), "MWST")
+    assert read({}).invoice_tax == (0, "")
+    with pytest.raises(EnvironmentProblem, match="INVOICE_TAX"):
+        read({"INVOICE_TAX": value})
+
+
 def test_given_servers_take_the_place_of_embedded_ones() -> None:
     env = read({"DATABASE_URL": "postgresql://db/x", "REDIS_URL": "redis://cache/1"})
     assert (env.database, env.redis) == ("postgresql://db/x", "redis://cache/1")
+    assert env.database_owner == env.database
 
 
 def test_sockets_stay_short_however_deep_the_home(tmp_path: Path) -> None:

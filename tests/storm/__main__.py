@@ -141,7 +141,8 @@ def compare(machine: Machine, told: list[Told]) -> dict[str, int]:
         for id_ in sorted(ids)[:5]:
             print(f"{name}: {id_} made {made.get(id_)} row {ours.get(id_)} told {whole.get(id_)}")
     counted = {name: len(ids) for name, ids in wrong.items()}
-    return counted | {"double": len(rows) - len(ours), "rows": len(rows), "whole": len(whole)}
+    counted |= {"double": len(rows) - len(ours), "unsound": int(not machine.books_are_sound())}
+    return counted | {"rows": len(rows), "whole": len(whole)}
 
 
 def main() -> int:
@@ -166,7 +167,7 @@ def main() -> int:
             machine.stop()
     result = {"requests": options.requests, "kills": machine.kills, **found}
     print(json.dumps(result | {"seconds": round(time.monotonic() - began)}))
-    wrong = ("lost", "double", "overcharged", "unequal")
+    wrong = ("lost", "double", "overcharged", "unequal", "unsound")
     return int(any(found[name] for name in wrong) or not found["whole"])
 
 

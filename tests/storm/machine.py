@@ -35,13 +35,14 @@ class Machine:
         self._given = os.environ | {
             "MODELPORT_HOME": str(home),
             "DATABASE_URL": self.env.database,
+            "DATABASE_OWNER_URL": self.env.database_owner,
             "REDIS_URL": self.env.redis,
             "DJANGO_SETTINGS_MODULE": "portal.settings",
             "STORM_RECORD": str(self.record),
         }
 
-    def start(self) -> str:
-        """Everything; the API key."""
+    def start(self, prepare: str = "tests.storm.prepare") -> str:
+        """Everything; the API key, or whatever else the preparing module says."""
         (self.home / "staticroot").mkdir(exist_ok=True)
         self._begin_postgres()
         self._begin_redis()
@@ -50,7 +51,7 @@ class Machine:
         self._python("engine", "tests.storm.engine", "--served-model-name", "demo", "--uds", at,
                      *[f"--enable-{flag}" for flag in flags])  # fmt: skip
         key = subprocess.run(
-            [sys.executable, "-m", "tests.storm.prepare", f"unix:{at}"],
+            [sys.executable, "-m", prepare, f"unix:{at}"],
             env=self._given,
             check=True,
             stdout=subprocess.PIPE,
@@ -109,14 +110,26 @@ class Machine:
         self.kills += 1
         process = self.processes[name]
         if name == "gateway":  # one of its workers; their parent begins another
-            with suppress(psutil.Error, IndexError):
-                workers = psutil.Process(process.pid).children()
-                workers[self.draw.randrange(len(workers))].kill()
+            self.kill_gateway()
             return name
         process.kill()
         process.wait()
         self._begin(name)
         return name
+
+    def freeze(self, *, thaw: bool = False) -> None:
+        """PostgreSQL stands still, or goes on: whoever asks it waits and hears nothing."""
+        server = psutil.Process(self.processes["postgres"].pid)
+        number = signal.SIGCONT if thaw else signal.SIGSTOP
+        for process in [server, *server.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def kill_gateway(self) -> None:
+        """One of its workers, with all that it holds."""
+        with suppress(psutil.Error, IndexError):
+            workers = psutil.Process(self.processes["gateway"].pid).children()
+            workers[self.draw.randrange(len(workers))].kill()
 
     def settle(self) -> None:
         """Stop the gateway, so that all is in the journals, and wait until all is shipped."""
@@ -126,6 +139,12 @@ class Machine:
         until = time.monotonic() + 60
         while any(self.env.journal_dir.glob("*.journal")) and time.monotonic() < until:
             time.sleep(0.1)
+
+    def books_are_sound(self) -> bool:
+        """As `modelport ledger verify` finds them."""
+        argv = [sys.executable, "-m", "portal.cli", "ledger", "verify"]
+        done = subprocess.run(argv, env=self._given, stdout=self.log, stderr=self.log, check=False)
+        return done.returncode == 0
 
     def _stop(self, name: str) -> None:
         process = self.processes[name]

@@ -4,7 +4,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from inference.engines import ENGINES
-from inference.engines.base import Variant
+from inference.engines.base import Variant, variant_of
 from inference.node import environments, hardware
 from inference.node.environments import InstallProblem, InstallProgress
 
@@ -20,7 +20,10 @@ class Command(BaseCommand):
 
     def handle(self, *, action: str, name: str, variant: Variant | None, **options: object) -> None:
         env = settings.ENV
-        recipe = ENGINES[name].recipe(variant or hardware.variant_here())
+        engine = ENGINES[name]
+        if variant and variant not in engine.variants:
+            raise CommandError(f"{engine.title} can be installed for {', '.join(engine.variants)}.")
+        recipe = engine.recipe(variant or variant_of(engine, hardware.variant_here()))
         try:
             python = environments.install(
                 recipe, env.home, self._report, indexes={"torch_cpu": env.torch_cpu_index}

@@ -7,6 +7,8 @@ import pytest
 from inference import demo
 from inference.engines import ENGINES
 from inference.engines.base import Launch
+from inference.node.figures import Load, parse
+from inference.provisioners.base import Figures
 from tests.inference.engines.real import interpreter, running
 
 ENGINE = ENGINES["transformers"]
@@ -46,8 +48,22 @@ def test_it_generates_and_counts_what_it_generates(client: httpx2.Client, launch
     assert answer.json()["usage"]["completion_tokens"] == 2
 
 
+def test_it_says_that_it_is_idle(client: httpx2.Client, launch: Launch) -> None:
+    probe = ENGINE.probe(launch)
+    before = figures(client)
+
+    client.post(probe.path, json=probe.body)
+
+    after = figures(client)
+    assert (after.running, after.requests) == (0, before.requests + 1)
+
+
+def figures(client: httpx2.Client) -> Figures:
+    return parse(client.get(ENGINE.metrics_path).text, ENGINE.metric_names, "one", Load())
+
+
 def test_it_says_its_version_and_its_model_under_the_instances_name(client: httpx2.Client) -> None:
-    assert client.get(ENGINE.version_path).json()["version"] == ENGINE.recipe("cpu").version
+    assert client.get(ENGINE.version.path).json()["version"] == ENGINE.recipe("cpu").version
     assert [m["id"] for m in client.get(ENGINE.models_path).json()["data"]] == ["acme-chat"]
     assert client.post("/v1/chat/completions", json=CHAT).json()["model"] == "acme-chat"
 

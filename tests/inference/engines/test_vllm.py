@@ -239,7 +239,7 @@ def test_the_engine_is_kept_from_the_network_and_from_telling_on_us() -> None:
         {"kv_cache_dtype": "int4"},
         {"tool_call_parser": "/plugin.py"},
         {"reasoning_parser": "hermes"},
-        {"speculation": "draft_model"},
+        {"speculation": "medusa"},
         {"speculation": "ngram", "speculative_tokens": 0},
         {"tensor_parallel": 0},
     ],

@@ -11,6 +11,7 @@ import pytest
 from inference.engines import ENGINES
 from inference.engines.base import Setting
 from inference.engines.vllm_parsers import REASONING_PARSERS, TOOL_PARSERS
+from inference.engines.vllm_settings import DRAFTING
 from tests.inference.engines.test_vllm import launch
 
 VLLM = ENGINES["vllm"]
@@ -54,6 +55,8 @@ def needed(setting: Setting, value: Any) -> dict[str, Any]:
     match setting.name:
         case "speculative_tokens" | "prompt_lookup_min" | "prompt_lookup_max":
             return {"speculation": "ngram", setting.name: value}
+        case "max_loras" | "max_lora_rank":
+            return {"enable_lora": True, setting.name: value}
         case _:
             return {setting.name: value}
 
@@ -77,6 +80,7 @@ def test_vllm_itself_understands_every_command_line_we_can_write(vllm_python: Pa
             launch(
                 variant=variant,
                 settings=settings,
+                draft_path="/models/small" if settings.get("speculation") in DRAFTING else "",
                 gpu_indices=tuple(range(gpus)) if variant == "cuda" else (),
             ),
             [],
@@ -106,5 +110,8 @@ def test_vllm_itself_understands_every_command_line_we_can_write(vllm_python: Pa
         for name in ("max_model_len", "max_num_seqs", "max_num_batched_tokens"):
             if name in settings:
                 assert read[name] == settings[name]
-        if settings.get("speculation") == "ngram":
-            assert read["speculative_config"]["method"] == "ngram"
+        if settings.get("speculation", "none") != "none":
+            assert read["speculative_config"]["method"] == settings["speculation"]
+            assert read["speculative_config"].get("model") == (
+                "/models/small" if settings["speculation"] in DRAFTING else None
+            )

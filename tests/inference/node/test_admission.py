@@ -82,6 +82,14 @@ def test_weights_must_fit_the_gpus_share() -> None:
     admission.check_gpu_memory(GPUS, [1, 2], 38 * GIB, {})
 
 
+def test_weights_at_8_bits_take_half_and_copies_take_all_of_it_again() -> None:
+    admission.check_gpu_memory(GPUS, [1], 38 * GIB, {"quantization": "fp8"})
+    with pytest.raises(Rejected):
+        admission.check_gpu_memory(GPUS, [1], 38 * GIB, {"quantization": "auto"})
+    with pytest.raises(Rejected):
+        admission.check_gpu_memory(GPUS, [1, 2], 38 * GIB, {"data_parallel": 2})
+
+
 def test_of_an_own_launch_command_only_the_weights_are_known() -> None:
     of = spec(Path("/m"))
     vllm = ENGINES["vllm"]

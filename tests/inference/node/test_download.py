@@ -192,6 +192,7 @@ def test_a_hub_out_of_reach_is_said_and_retryable(hub: FakeHub) -> None:
     ("breakage", "word"),
     [
         ({"config.json": b'{"auto_map": {"AutoModel": "x.Y"}}'}, "auto_map"),
+        ({"config.json": b'{"speculators_config": {}}'}, "speculators_config"),
         ({"config.json": b"{"}, "JSON"),
         ({"config.json": None}, "config.json"),
         ({"model.safetensors": None}, "safetensors"),

@@ -260,7 +260,7 @@ class References(RuleBasedStateMachine):
         self._gone(sorted(known - left))
 
     def _gone(self, choices: list[Choice]) -> None:
-        used = {stock.choice_of(record.spec) for record in self.running}
+        used = {stock.model_of(record.spec) for record in self.running}
         assert not used & set(choices)
         for one in choices:
             del self.there[one]

@@ -30,7 +30,7 @@ def resident(env: Environment, **changes: Any) -> walls.Resident:
         "folder": folder,
         "home": folder / "home",
         "writable": (folder / "home",),
-        "model": None,
+        "models": (),
         "command": ["true"],
     }
     made = walls.Resident(**(facts | changes))
@@ -135,7 +135,7 @@ def test_a_link_in_a_model_shows_the_file_but_never_our_secrets(
     (model / "b.safetensors").symlink_to(tmp_path / "store")
     (model / "c.safetensors").symlink_to(env.home / "secrets" / "key")
 
-    shown = to_read(plan(env, model=model))
+    shown = to_read(plan(env, models=(model,)))
 
     assert {str(model), str(blobs / "1"), str(tmp_path / "store")} <= shown
     assert not [path for path in shown if "secrets" in path]
@@ -163,7 +163,7 @@ def test_a_model_that_others_may_not_read_is_told_with_the_remedy(
     (model / "config.json").chmod(0o600)
 
     with pytest.raises(walls.NoWalls, match=r"config\.json.*chmod -R o\+rX"):
-        plan(env, model=model)
+        plan(env, models=(model,))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives engines users of their own")
@@ -174,7 +174,7 @@ def test_a_model_of_our_own_is_made_readable(env: Environment) -> None:
     (model / "a.safetensors").symlink_to(blob)
     model.chmod(0o700)
 
-    plan(env, model=model)
+    plan(env, models=(model,))
 
     assert (model.stat().st_mode & 0o007, blob.stat().st_mode & 0o007) == (0o005, 0o004)
 
@@ -267,3 +267,13 @@ def test_a_file_of_the_same_name_in_its_own_shared_memory_does_not_cost_us_ours(
         assert ours.exists()
     finally:
         ours.unlink(missing_ok=True)
+
+
+def test_a_folder_that_fills_later_is_shown_to_read(env: Environment) -> None:
+    adapters = env.home / "instances" / "one" / "adapters"
+    adapters.mkdir(parents=True)
+
+    made = plan(env, readable=(adapters,))
+
+    assert str(adapters) in to_read(made)
+    assert str(adapters.parent) not in to_read(made)

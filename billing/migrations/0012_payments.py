@@ -9,8 +9,8 @@ import portal.lib.ids
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("accounts", "0004_browser_origins"),
-        ("billing", "0006_profiles_and_grants"),
+        ("accounts", "0005_projects"),
+        ("billing", "0011_budgets"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
