@@ -39,6 +39,7 @@ bench: .venv/.installed-dev  ## figures and ratios of the hot path
 
 chaos: .venv/.installed-dev  ## a storm of kills, then deploys under load: nothing lost, double or cut
 	$(BIN)/python -m tests.storm
+	$(BIN)/python -m tests.storm.stripe
 	$(BIN)/python -m tests.storm.credit
 	MODELPORT_STEPS=10000 $(BIN)/pytest -q -s tests/billing/test_credit_machine.py
 	$(BIN)/python -m tests.rolling

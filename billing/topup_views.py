@@ -65,7 +65,8 @@ class TopUpForm(forms.Form):
 def top_up(request: TenantRequest) -> HttpResponse:
     """Add credit. Whoever comes back from Stripe's page sees here what became of it."""
     profile = wallet.profile_of(request.organization)
-    form = TopUpForm(request.POST or None, currency=profile.currency)
+    posted = request.POST if request.method == "POST" else None
+    form = TopUpForm(posted, currency=profile.currency)
     if request.method == "POST" and form.is_valid():
         try:
             url = checkout.begin(

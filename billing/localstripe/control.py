@@ -37,10 +37,17 @@ def _forget_keys(world: World) -> Object:
     return {}
 
 
+def _waiting(world: World) -> Object:
+    """How many deliveries nobody has taken yet."""
+    rows = world.store.db.execute("SELECT count(*) FROM delivery WHERE done = 0")
+    return {"deliveries": rows.fetchone()[0]}
+
+
 ACTS: dict[str, Callable[..., Object]] = {
     "faults": _faults,
     "sleep": _sleep,
     "forget_keys": _forget_keys,
+    "waiting": _waiting,
     "pay": checkout.pay,
     "arrive": checkout.arrive,
     "fail_refund": refunds.fail,

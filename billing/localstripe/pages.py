@@ -13,6 +13,7 @@ WITHOUT_DECIMALS = frozenset({"jpy", "krw", "vnd", "clp"})
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
 body { margin: 0; }
+header p { margin: 0; }
 .banner { background: #8a4b00; color: #fff; padding: .75rem 1rem; text-align: center; }
 main { max-width: 26rem; margin: 2.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.25rem; } .amount { font-size: 2rem; font-weight: 600; margin: .5rem 0 1.5rem; }
@@ -57,7 +58,7 @@ def _page(_: Words, title: str, inside: str) -> str:
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title>"
         '<link rel="stylesheet" href="/style.css"></head><body>'
-        f'<p class="banner" role="note">{escape(banner)}</p>'
+        f'<header><p class="banner" role="note">{escape(banner)}</p></header>'
         f"<main><h1>{escape(title)}</h1>{inside}</main></body></html>"
     )
 

@@ -213,7 +213,8 @@ def _report(
         {
             "event_name": _event_name(),
             "identifier": f"{report.id}:{StripeCall.objects.filter(about=report.id).count()}",
-            "timestamp": int(hour.timestamp()),
+            # Within the hour, and not before a subscription that began in its midst.
+            "timestamp": int((hour + HOUR).timestamp()) - 1,
             "payload": {"stripe_customer_id": customer, "value": str(amount)},
         },
         organization=organization,

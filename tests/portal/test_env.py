@@ -37,12 +37,40 @@ def test_a_bare_environment_is_enough() -> None:
         ("GPU_HOUR_COST", "-1", "write an amount"),
         ("GPU_HOUR_COST", "inf", "write an amount"),
         ("EXTERNAL_PRICES", "/no/such.toml", "no such file"),
+        ("STRIPE_SECRET_KEY", "pk_test_x", "must begin with"),
+        ("STRIPE_SECRET_KEY", "sk_live_x", "MODELPORT_URL=https"),
+        ("STRIPE_WEBHOOK_SECRET", "secret", "whsec_"),
+        ("STRIPE_API_BASE", "https://example.com", "only name this machine"),
+        ("STRIPE_TAX", "perhaps", "write 1 or 0"),
+        ("PAYMENT_DEMO", "perhaps", "write 1 or 0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(name: str, value: str, words: str) -> None:
     with pytest.raises(EnvironmentProblem, match=name) as refused:
         read({name: value})
     assert words in str(refused.value)
+
+
+def test_money_moves_only_where_all_is_set_up_for_it() -> None:
+    live = {"STRIPE_SECRET_KEY": "sk_live_x", "MODELPORT_URL": "https://models.example"}
+    with pytest.raises(EnvironmentProblem, match="STRIPE_WEBHOOK_SECRET"):
+        read(live)
+    live |= {"STRIPE_WEBHOOK_SECRET": "whsec_old, whsec_new"}
+    env = read(live)
+    assert env.stripe_is_live and env.payment_mode == "live"
+    assert env.stripe_webhook_secrets == ("whsec_old", "whsec_new")
+    assert "sk_live_x" not in repr(env) and "whsec" not in repr(env)
+    with pytest.raises(EnvironmentProblem, match="live one") as refused:
+        read(live | {"STRIPE_API_BASE": "http://127.0.0.1:12111"})
+    assert "sk_live_x" not in str(refused.value)
+
+
+def test_the_payment_demo_is_for_this_machines_own_browser() -> None:
+    assert read({}).payment_demo
+    assert not read({"MODELPORT_URL": "http://models.example"}).payment_demo
+    assert not read({"PAYMENT_DEMO": "0"}).payment_demo
+    assert read({}).payment_mode == ""
+    assert read({"STRIPE_SECRET_KEY": "rk_test_x"}).payment_mode == "test"
 
 
 @pytest.mark.parametrize("value", ["VAT", "5", "0 VAT", "101 VAT", "1.2345 VAT", "NaN VAT"])

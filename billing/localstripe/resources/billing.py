@@ -264,7 +264,7 @@ def usage(world: World, meter_id: str, customer: str, start: int, end: int) -> i
         mine = event["payload"][_customer_key(meter)] == customer
         if event["event_name"] != meter["event_name"] or not mine:
             continue
-        if start - (start % window if window else 0) <= event["timestamp"] < end:
+        if start <= event["timestamp"] < end:
             place = event["timestamp"] // window if window else ("raw", number)
             sums[place] = int(event["payload"][_value_key(meter)])
     return sum(sums.values())
