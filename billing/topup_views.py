@@ -1,64 +1,30 @@
 """The way to Stripe's pages, and back: adding credit, saving a card, the customer's portal."""
 
 from collections.abc import Callable
-from decimal import Decimal
 from http import HTTPStatus
 from uuid import UUID
 
-from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import ValidationError
-from django.http import HttpResponse
-from django.shortcuts import redirect, render
+from django.http import Http404, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST
 
 from accounts.roles import Permission
 from accounts.tenancy import TenantRequest, requires
 from billing import wallet
-from billing.money import NANO, decimals, minor, parse
-from billing.payments import amounts, cards, checkout
+from billing.models import AutoTopUp, SavedCard, TopUp
+from billing.money import shown
+from billing.payments import cards, checkout
 from billing.payments import portal as payment_portal
 from billing.payments.fetching import NotKnown, NotOurs
+from billing.topup_forms import AutomaticForm, TopUpForm
 from portal.lib.errors import Refusal
 
-
-class TopUpForm(forms.Form):
-    """How much; as people type it, in the currency of the organization."""
-
-    amount = forms.CharField(
-        label=gettext_lazy("Amount"),
-        max_length=20,
-        widget=forms.TextInput(attrs={"inputmode": "decimal", "autocomplete": "off"}),
-    )
-    save_card = forms.BooleanField(
-        label=gettext_lazy("Save the card for automatic top-ups"), required=False
-    )
-
-    def __init__(self, *args: object, currency: str, **kwargs: object) -> None:
-        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
-        self.currency = currency
-        least, most = (f"{limit // NANO:,}" for limit in amounts.limits(currency))
-        self.fields["amount"].label = _("Amount (%s)") % currency
-        self.fields["amount"].help_text = _("From %(least)s to %(most)s.") % {
-            "least": least,
-            "most": most,
-        }
-
-    def clean_amount(self) -> int:
-        """Nano-units."""
-        try:
-            nano = parse(self.cleaned_data["amount"], self.currency)
-        except ValueError as error:
-            raise ValidationError(_("Write an amount such as %s.") % "25") from error
-        try:
-            checkout.check_amount(nano, self.currency)
-        except ValidationError as error:
-            raise ValidationError(error.messages) from error
-        return nano
+LATEST = 10  # top-ups
 
 
 @requires(Permission.MANAGE_BILLING)
@@ -80,14 +46,66 @@ def top_up(request: TenantRequest) -> HttpResponse:
             form.add_error(None, str(refusal))
         else:
             return redirect(url)
-    returned = _returned(request)  # which may change the balance
+    return _page(request, form)
+
+
+@require_POST
+@requires(Permission.MANAGE_BILLING)
+def automatic(request: TenantRequest) -> HttpResponse:
+    """Set when and how much a saved card pays by itself."""
+    currency = wallet.profile_of(request.organization).currency
+    form = AutomaticForm(request.POST, currency=currency)
+    if form.is_valid():
+        try:
+            form.save(request.organization)
+        except ValidationError as error:
+            for name, sentences in error.message_dict.items():
+                form.add_error(name if name in form.fields else None, sentences)
+        except Refusal as refusal:
+            form.add_error(None, str(refusal))
+        else:
+            messages.success(request, _("Saved."))
+            return redirect("top-up", request.organization.slug)
+    return _page(request, TopUpForm(currency=currency), form)
+
+
+@require_POST
+@requires(Permission.MANAGE_BILLING)
+def card_change(request: TenantRequest, card: str, verb: str) -> HttpResponse:
+    """Forget a saved card, or let it be the one that pays."""
+    mine = SavedCard.objects.for_organization(request.organization).filter(removed_at=None)
+    found = get_object_or_404(mine, id=card)
+    if verb == "remove":
+        cards.remove(found)
+        messages.success(request, _("The card is removed."))
+    elif verb == "default":
+        cards.make_default(found)
+        messages.success(request, _("Automatic top-ups are paid by this card now."))
+    else:
+        raise Http404
+    return redirect("top-up", request.organization.slug)
+
+
+def _page(
+    request: TenantRequest, form: TopUpForm, automatic: AutomaticForm | None = None
+) -> HttpResponse:
+    organization = request.organization
+    currency = wallet.profile_of(organization).currency
+    setting = AutoTopUp.objects.filter(organization=organization).first()
+    returned = _returned(request)  # which may change the balance, and bring a card
+    saved = SavedCard.objects.for_organization(organization).filter(removed_at=None)
     context = {
         "form": form,
+        "automatic": automatic or AutomaticForm.of(setting, currency),
+        "setting": setting,
+        "cards": saved,
         "is_set_up": bool(settings.ENV.stripe_secret_key),
         "returned": returned,
-        "balance": shown(wallet.funds(request.organization).available, profile.currency),
+        "balance": shown(wallet.funds(organization).available, currency),
+        "latest": TopUp.objects.for_organization(organization)[:LATEST],
     }
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if form.errors else HTTPStatus.OK
+    wrong = form.errors or (automatic is not None and automatic.errors)
+    status = HTTPStatus.UNPROCESSABLE_ENTITY if wrong else HTTPStatus.OK
     return render(request, "billing/top_up.html", context, status=status)
 
 
@@ -106,12 +124,6 @@ def portal(request: TenantRequest) -> HttpResponse:
     to = _here(request, "top-up")
     email = request.user.email
     return _away(request, lambda: payment_portal.begin(request.organization, email, to))
-
-
-def shown(nano: int, currency: str) -> str:
-    """As people read it: "1,250.00 USD", "300 TWD". Rounded to what is paid."""
-    whole, _rest = minor(nano, currency)
-    return f"{Decimal(whole).scaleb(-decimals(currency)):,f} {currency}"
 
 
 def _returned(request: TenantRequest) -> dict[str, object] | None:

@@ -49,6 +49,12 @@ urlpatterns = [
     ),
     path("o/<slug:org>/billing/top-up/", topup_views.top_up, name="top-up"),
     path("o/<slug:org>/billing/card/", topup_views.card, name="card-save"),
+    path("o/<slug:org>/billing/automatic/", topup_views.automatic, name="top-up-automatic"),
+    path(
+        "o/<slug:org>/billing/card/<slug:card>/<slug:verb>/",
+        topup_views.card_change,
+        name="card-change",
+    ),
     path("o/<slug:org>/billing/portal/", topup_views.portal, name="payment-portal"),
     path("o/<slug:org>/billing/", include(billing)),
     path("stripe/webhook/", webhooks.receive, name="stripe-webhook"),

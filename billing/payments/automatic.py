@@ -41,7 +41,8 @@ def configure(
     if enabled:
         if settings.ENV.stripe_tax:  # which is calculated on Stripe's page, where somebody is
             raise Conflict(_("Where tax is added to payments, top-ups are made by hand."))
-        checkout.check_amount(nano, currency)
+        if not amounts.can_be_paid(nano, currency):
+            raise ValidationError({"adds": checkout.limits_sentence(currency)})
         if threshold_nano < 0 or threshold_nano > amounts.limits(currency)[1]:
             raise ValidationError({"threshold": _("Enter a smaller amount.")})
         if monthly_nano is not None and monthly_nano < nano:

@@ -67,13 +67,17 @@ def begin(
 def check_amount(nano: int, currency: str) -> None:
     """Raises ValidationError with a sentence for people."""
     if not amounts.can_be_paid(nano, currency):
-        least, most = (f"{limit // NANO:,}" for limit in amounts.limits(currency))
-        raise ValidationError(
-            {
-                "amount": _("Enter an amount from %(least)s to %(most)s %(currency)s.")
-                % {"least": least, "most": most, "currency": currency}
-            }
-        )
+        raise ValidationError({"amount": limits_sentence(currency)})
+
+
+def limits_sentence(currency: str) -> str:
+    """What can be paid at a time."""
+    least, most = (f"{limit // NANO:,}" for limit in amounts.limits(currency))
+    return _("Enter an amount from %(least)s to %(most)s %(currency)s.") % {
+        "least": least,
+        "most": most,
+        "currency": currency,
+    }
 
 
 def returned(organization: Organization, top_up_id: UUID) -> TopUp | None:

@@ -39,6 +39,7 @@ from portal.lib.errors import Conflict
 HOUR = timedelta(hours=1)
 LATE = timedelta(minutes=5)  # after an hour's end, until which its usage may still be written
 LOOK_BACK = timedelta(days=3)  # hours that are looked at again
+PAID = "invoice:in_"  # keys of what was paid of Stripe's invoices
 BILLED = frozenset({"active", "past_due", "unpaid", "trialing"})
 
 
@@ -224,12 +225,13 @@ def _report(
 
 
 def _owing(organization: Organization, currency: str) -> Any:
-    """Entries of what came to be owed; what invoices settled is no less usage for that."""
+    """Entries of what came to be owed: usage, and what our own invoices round and tax. What was
+    paid of Stripe's invoices was owed all the same."""
     return Entry.objects.filter(
         account__organization=organization,
         account__kind=LedgerAccount.Kind.RECEIVABLE,
         account__currency=currency,
-    ).exclude(transaction__kind=Kind.INVOICE)
+    ).exclude(transaction__kind=Kind.INVOICE, transaction__key__startswith=PAID)
 
 
 def _owed(organization: Organization, currency: str, start: datetime, end: datetime) -> int:

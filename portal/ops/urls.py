@@ -1,6 +1,16 @@
 from django.urls import path
 
-from portal.ops import approvals, credit, failures, fleet, invoices, nodes, prices, tenants
+from portal.ops import (
+    approvals,
+    credit,
+    failures,
+    fleet,
+    invoices,
+    nodes,
+    payments,
+    prices,
+    tenants,
+)
 
 urlpatterns = [
     path("", fleet.index, name="ops"),
@@ -15,6 +25,8 @@ urlpatterns = [
     path("prices/", prices.index, name="ops-prices"),
     path("invoices/", invoices.index, name="ops-invoices"),
     path("invoices/<uuid:invoice_id>/", invoices.show, name="ops-invoice"),
+    path("payments/", payments.index, name="ops-payments"),
+    path("payments/<uuid:top_up_id>/", payments.refund, name="ops-refund"),
     path("prices/new/", prices.open_book, name="ops-price-book"),
     path("tenants/<uuid:organization_id>/terms/", prices.terms, name="ops-terms"),
     path("failures/", failures.index, name="ops-failures"),

@@ -6,25 +6,27 @@ from django.test import Client
 from accounts.models import Membership
 from accounts.roles import Role
 from billing import wallet
-from billing.models import SavedCard, TopUp
+from billing.models import AutoTopUp, SavedCard, TopUp
 from billing.money import NANO
 from portal.lib.env import STRIPE_PAGES, read
 from tests.cast import person, signed_in
 from tests.fakes.stripe import LocalStripe
 
 PAGE = "/o/acme/billing/top-up/"
-POSTS = (PAGE, "/o/acme/billing/card/", "/o/acme/billing/portal/")
+AUTOMATIC = "/o/acme/billing/automatic/"
+POSTS = (PAGE, "/o/acme/billing/card/", "/o/acme/billing/portal/", AUTOMATIC)
+SETTING = {"auto-enabled": "on", "auto-threshold": "10", "auto-adds": "25", "auto-monthly": ""}
 
 
 def test_pay_and_come_back(stripe: LocalStripe, acme, alice_client: Client) -> None:
     page = alice_client.get(PAGE).content.decode()
-    assert "demonstration" in page and "0.00 USD" in page
+    assert "demonstration" in page and "0.00\xa0USD" in page
     answer = alice_client.post(PAGE, {"amount": "25"})
     assert answer.status_code == 302
     session = stripe.pay(answer["Location"])
     back = session["success_url"].removeprefix("http://localhost:8000")
     page = alice_client.get(back).content.decode()
-    assert "25.00 USD has been added" in page
+    assert "25.00\xa0USD has been added" in page
     assert wallet.funds(acme).available == 25 * NANO
 
 
@@ -52,6 +54,67 @@ def test_a_card_is_saved_and_shown(stripe: LocalStripe, acme, alice_client) -> N
     page = alice_client.get(back.removeprefix("http://localhost:8000")).content.decode()
     assert "visa …4242" in page
     assert SavedCard.objects.get().is_default
+
+
+def save_a_card(stripe: LocalStripe, client: Client, card: str = "pm_card_visa") -> SavedCard:
+    url = client.post("/o/acme/billing/card/")["Location"]
+    stripe.act("pay", id=url.rsplit("/", 1)[1], card=card)
+    stripe.deliver()
+    return SavedCard.objects.get(is_default=True)
+
+
+def test_automatic_top_ups_are_set_and_shown(stripe, acme, alice_client) -> None:
+    answer = alice_client.post(AUTOMATIC, SETTING)
+    assert answer.status_code == 422 and "Save a card first" in answer.content.decode()
+    save_a_card(stripe, alice_client)
+    assert alice_client.post(AUTOMATIC, SETTING | {"auto-monthly": "100.50"}).status_code == 302
+    setting = AutoTopUp.objects.get()
+    assert (setting.nano, setting.monthly_nano) == (25 * NANO, 100_500_000_000)
+    page = alice_client.get(PAGE).content.decode()
+    assert 'value="100.50"' in page and "12/2034" in page
+    AutoTopUp.pause(acme, "insufficient_funds")
+    assert "Nothing is charged at the moment" in alice_client.get(PAGE).content.decode()
+    alice_client.post(AUTOMATIC, SETTING | {"auto-enabled": ""})
+    assert not AutoTopUp.objects.get().enabled
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("auto-adds", "1", "from 5 to 10,000 USD"),
+        ("auto-adds", "much", "such as 25"),
+        ("auto-threshold", "", "required"),
+        ("auto-threshold", "99999", "smaller amount"),
+        ("auto-monthly", "20", "at least one top-up"),
+    ],
+)
+def test_an_odd_setting_gets_a_sentence(stripe, acme, alice_client, field, value, words) -> None:
+    save_a_card(stripe, alice_client)
+    answer = alice_client.post(AUTOMATIC, SETTING | {field: value})
+    assert answer.status_code == 422 and words in answer.content.decode()
+    assert not AutoTopUp.objects.exists()
+
+
+def test_cards_are_chosen_and_removed(stripe, acme, alice_client, charlie_client) -> None:
+    first = save_a_card(stripe, alice_client)
+    second = save_a_card(stripe, alice_client, "pm_card_mastercard")
+    assert second != first
+    for verb in ("default", "remove"):
+        path = f"/o/umbrella/billing/card/{first.id}/{verb}/"
+        assert charlie_client.post(path).status_code == 404
+    assert alice_client.post(f"/o/acme/billing/card/{first.id}/nonsense/").status_code == 404
+    alice_client.post(f"/o/acme/billing/card/{first.id}/default/")
+    first.refresh_from_db()
+    assert first.is_default
+    alice_client.post(f"/o/acme/billing/card/{first.id}/remove/")
+    page = alice_client.get(PAGE).content.decode()
+    assert "…4242" not in page and "…4444" in page
+    assert alice_client.post(f"/o/acme/billing/card/{first.id}/remove/").status_code == 404
+
+
+def test_the_billing_page_says_that_payments_are_a_demonstration(stripe, acme, alice_client):
+    page = alice_client.get("/o/acme/billing/").content.decode()
+    assert "Payments are a demonstration here" in page
 
 
 def test_to_the_portal(stripe: LocalStripe, acme, alice_client) -> None:

@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.django import TestCase
 
 from accounts.models import Organization
-from billing import wallet
+from billing import ledger, wallet
 from billing.ledger import Kind
-from billing.models import BillingProfile, LedgerTransaction, MeterReport, Subscription
+from billing.models import (
+    BillingProfile,
+    LedgerAccount,
+    LedgerTransaction,
+    MeterReport,
+    Subscription,
+)
 from billing.money import NANO, minor
 from billing.payments import outbox, postpaid
 from portal.lib.errors import Conflict
@@ -130,6 +136,27 @@ def test_credit_is_used_before_anything_is_owed(stripe, acme, billed) -> None:
     use(acme, 5 * NANO, first, "a")
     assert postpaid.tell() == 1
     assert MeterReport.objects.get().amount == 100
+
+
+def test_what_our_own_invoice_rounds_and_taxes_is_owed_too(stripe, acme, billed) -> None:
+    first = since(5)
+    use(acme, 5 * NANO, first, "a")
+    tax = ledger.account(LedgerAccount.Kind.TAX, "USD")
+    with mock.patch("django.utils.timezone.now", lambda: first + timedelta(hours=1)):
+        wallet.settle(acme, {tax: NANO}, Kind.INVOICE, "invoice:2026-000001")
+    postpaid.tell()
+    outbox.work()
+    invoice = end_month(stripe, acme)
+    assert invoice["total"] == 600
+    stripe.direct.api.call(
+        "POST",
+        f"/v1/invoices/{invoice['id']}/pay",
+        {"authorization": "Bearer sk_test_x"},
+        "paid_out_of_band=true",
+    )
+    stripe.deliver()
+    assert wallet.funds(acme).owed == 0
+    assert postpaid.tell(timezone.now() + timedelta(hours=2)) == 0
 
 
 def test_a_card_is_charged_every_month(stripe: LocalStripe, acme, alice) -> None:
