@@ -63,6 +63,7 @@ class Machine:
         os.environ |= {
             "MODELPORT_HOME": str(home),
             "DATABASE_URL": self.env.database,
+            "DATABASE_OWNER_URL": self.env.database_owner,
             "REDIS_URL": self.env.redis,
             "PORT": str(self.port),
             "DJANGO_SETTINGS_MODULE": "portal.settings",
@@ -175,6 +176,7 @@ class Payers:
         self.lock = threading.Lock()
         self.done = 0
         self.forged: list[int] = []
+        self.broken: list[Exception] = []
         self.organizations = []
         for number in range(PAYERS):
             acme = Organization.objects.create(name=f"Acme {number}", slug=f"acme-{number}")
@@ -201,6 +203,9 @@ class Payers:
                 self._one(self.organizations[number], draw)
                 with self.lock:
                     self.done += 1
+        except Exception as error:  # whatever it is, the storm has not been what it says
+            self.broken.append(error)
+            raise
         finally:
             connection.close()
 
@@ -234,7 +239,7 @@ class Payers:
         if draw.random() < 0.1 and automatic.default_card(acme) is not None:
             with contextlib.suppress(Refusal):
                 automatic.configure(
-                    acme, enabled=True, threshold_nano=10**6 * NANO, nano=600 * NANO
+                    acme, enabled=True, threshold_nano=9_000 * NANO, nano=600 * NANO
                 )
         if draw.random() < 0.5:
             self.forged.append(self._forge(acme, draw))
@@ -335,6 +340,7 @@ def compare(payers: Payers) -> dict[str, int]:
         "unpaid": len(set(ours) - paid.keys()),
         "forged": sum(status in range(200, 300) for status in payers.forged),
         "forgeries": sum(status == 400 for status in payers.forged),
+        "unheard": payers.forged.count(0),  # while the portal was down
         "unbalanced": sum(Balance.objects.values_list("nano", flat=True)),
         "unexplained": sum(day.unexplained for day in days),
         "differences": sum(day.stripe_nano != day.ledger_nano for day in days),
@@ -357,6 +363,8 @@ def storm(machine: Machine, payments: int, kills: int, seed: int) -> dict[str, i
         machine.kill_one()
         answering(f"http://127.0.0.1:{machine.port}/healthz")
     paying.join()
+    if payers.broken:
+        raise payers.broken[0]
     answering(f"http://127.0.0.1:{machine.port}/healthz")
     settle(machine)
     return compare(payers)
