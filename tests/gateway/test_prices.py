@@ -93,7 +93,7 @@ async def test_without_a_price_nothing_is_let_in_and_the_answer_says_so(house: H
 
 
 async def test_a_request_carries_its_price_and_its_tag(house: House):
-    house.instance.price = Price(UUID(int=9).bytes, prompt=5)
+    house.instance.price = Price(UUID(int=9).bytes)  # of 0: what costs something needs credit
     async with house.sdk() as client:
         await client.chat.completions.create(**chat(), extra_headers={"X-Modelport-Tag": "nightly"})
         await client.chat.completions.create(**chat(), extra_headers={"X-Modelport-Tag": "nightly"})

@@ -168,7 +168,7 @@ def test_only_streams_of_such_an_engine_are_asked_for_timings() -> None:
 def test_the_gateway_knows_how_each_engine_counts(house: House, engine: str) -> None:
     made = house.instance
     ids = [UUID(bytes=value) for value in (made.id, made.organization_id)]
-    rest = [10, 30, False, "", "", None, None]
+    rest = [10, 30, False, "", "", None, None, "demo"]
 
     read = _instance((*ids, "demo", engine, {}, "ready", "running", made.created_at, *rest))
 

@@ -140,7 +140,7 @@ def test_bytes_and_time_left_are_told(hub: FakeHub, models: Path) -> None:
     assert {line["total"] for line in lines} == {
         sum(map(len, without_readme(repository.files).values()))
     }
-    assert told and all(0 < line["seconds_left"] < 10 for line in told)
+    assert told and all(0 < line["seconds_left"] < 60 for line in told)  # 3 on a quiet machine
     assert lines[-1]["done"] == lines[-1]["total"] and lines[-1]["seconds_left"] == 0
 
 
