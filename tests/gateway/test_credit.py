@@ -51,6 +51,11 @@ class Paying(Pair):
     def limiters(self) -> list[Limiter]:
         return [self.house.runtime.limiter, self.other.limiter]
 
+    def granted(self) -> int:
+        """At this moment: a gateway may ask for more at any time, or hand some back."""
+        purses = [each for limiter in self.limiters for each in limiter._purses.values()]
+        return sum(each.granted for each in purses)
+
     def spent(self) -> int:
         return sum(row.final.spent for row in self.house.rows() if row.final is not None)
 
@@ -167,11 +172,8 @@ async def test_a_meter_that_begins_anew_knows_what_gateways_hold(paying: Paying)
         await sync_to_async(CreditLease.objects.update)(granted=NANO)  # it never arrived
         paying.start_meter()
         await paying.connected()
-        granted = sum(
-            each.granted for limiter in paying.limiters for each in limiter._purses.values()
-        )
         async with asyncio.timeout(5):
-            while (await standing()).leased != granted:  # noqa: ASYNC110
+            while (await standing()).leased != paying.granted():  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
 
